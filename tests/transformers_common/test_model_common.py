@@ -39,7 +39,8 @@ class URFMModelTester:
         self.num_attention_heads = 4
         self.seq_length = 1 + (self.image_size // self.patch_size) ** 2
         self.is_training = True
-        self.num_masks = 48  # of 64 patches
+        self.num_masks = 48
+        self.mask_length = 64
         self.config_values = config_values or {}
 
     def get_config(self):
@@ -76,7 +77,7 @@ class URFMModelTest(modeling.ModelTesterMixin, unittest.TestCase):
             # the sequence that the encoder sees is CLS and the visible patches
             tester.encoder_seq_length = 1 + 16
             if return_labels and tester.get_config().target == "representation":
-                inputs["target_features"] = modeling.floats_tensor([batch, 64, 20])
+                inputs["target_features"] = torch.linspace(-1, 1, 64 * 20).view(1, 64, 20).expand(batch, -1, -1).clone()
         else:
             tester.encoder_seq_length = tester.seq_length
         if return_labels and model_class is URFMForImageClassification:
