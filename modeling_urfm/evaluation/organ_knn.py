@@ -1,0 +1,40 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""The measure that is taken while a model trains: kNN organ accuracy on held-out phantoms."""
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from ..data.phantoms import ORGANS, generate_phantoms
+from ..image_processing_urfm import URFMImageProcessor
+from .probes import embed, knn_accuracy
+
+
+# Phantoms of this seed are in no corpus and were seen by no teacher.
+EVALUATION_SEED = 9_000_001
+
+
+class OrganKNN:
+    """15-way organ accuracy of a frozen encoder's features, on phantoms of patients that it never saw.
+
+    Args:
+        image_size: side of the images, in pixels.
+        snr_db: lowest and highest signal-to-noise ratio of the phantoms, in dB.
+        patients: patients in all, 4 frames each; two thirds are for the neighbours, one third is tested.
+    """
+
+    def __init__(self, image_size: int, snr_db: tuple[float, float], patients: int = 12 * len(ORGANS)):
+        phantoms = generate_phantoms(patients, image_size=image_size, snr_db=snr_db, seed=EVALUATION_SEED)
+        processor = URFMImageProcessor()
+        pixels = torch.stack([F.pil_to_tensor(image.convert("RGB")) for image in phantoms["image"]]).float() / 255
+        self.pixels = F.normalize(pixels, processor.image_mean, processor.image_std)
+        self.labels = np.array(phantoms["organ"])
+        # Organs take turns from patient to patient: every third round of all organs is for testing.
+        first_seen = {p: i for i, p in enumerate(dict.fromkeys(phantoms["patient_id"]))}
+        self.test = np.array([first_seen[p] // len(ORGANS) % 3 == 2 for p in phantoms["patient_id"]])
+
+    def __call__(self, encoder: torch.nn.Module) -> float:
+        """Accuracy in [0, 1] of `encoder` (a URFMModel)."""
+        features = embed(encoder, self.pixels.split(64))
+        train = ~self.test
+        return knn_accuracy(features[train], self.labels[train], features[self.test], self.labels[self.test])
