@@ -18,10 +18,7 @@ from transformers import (
 
 from ._version import __version__
 from .configuration_urfm import URFMConfig
-try:
-    from .image_processing_urfm import URFMImageProcessor, URFMImageProcessorPil
-except ModuleNotFoundError:
-    URFMImageProcessor = URFMImageProcessorPil = None
+from .image_processing_urfm import URFMImageProcessor, URFMImageProcessorPil
 from .modeling_urfm import (
     URFMBackbone,
     URFMForImageClassification,
@@ -38,7 +35,7 @@ AutoModelForPreTraining.register(URFMConfig, URFMForPreTraining, exist_ok=True)
 AutoModelForImageClassification.register(URFMConfig, URFMForImageClassification, exist_ok=True)
 AutoModelForSemanticSegmentation.register(URFMConfig, URFMForSemanticSegmentation, exist_ok=True)
 AutoBackbone.register(URFMConfig, URFMBackbone, exist_ok=True)
-URFMImageProcessor and AutoImageProcessor.register(
+AutoImageProcessor.register(
     URFMConfig,
     image_processor_classes={"torchvision": URFMImageProcessor, "pil": URFMImageProcessorPil},
     exist_ok=True,

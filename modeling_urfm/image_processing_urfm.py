@@ -1,25 +1,24 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """Image processors for URFM: `URFMImageProcessor` (torchvision) and `URFMImageProcessorPil` (Pillow).
 
-Both turn ultrasound images of any usual kind into `pixel_values` of shape (batch, 3, 224, 224), float32, normalised with
-ImageNet's mean and standard deviation. They share all that decides what is seen (reading, value range, colour, scan region,
-padding, percentiles) and differ only in who resizes, so their results differ by rounding alone: with the defaults by less
-than 0.02 (mean below 0.005) in normalised units.
+Both turn ultrasound images of any usual kind into `pixel_values` of shape (batch, 3, 224, 224), float32, normalised
+with ImageNet's mean and standard deviation. They share all that decides what is seen (reading, value range, colour,
+scan region, padding, percentiles) and differ only in who resizes. In normalised units their results differ by at most
+0.04 (two levels of 8 bits; on average by less than 0.005) for 8-bit images, and by less than 0.001 for all others.
 
 Kinds of image, and the range that their values are taken to have (`rescale_factor` then takes 0..255 to 0..1):
 
-| kind | range |
-|---|---|
-| uint8, Pillow's "L", "RGB", palette ... | 0..255 |
-| bool, Pillow's "1" | False = black, True = white |
-| uint16, Pillow's "I;16" and "I" (16-bit PNG and TIFF) | 0..65535. A 12-bit DICOM in a 16-bit array is dark: window it first, or set `do_percentile_rescale` |
-| other integers | 0..255, else an error |
-| float with all values in [0, 1] | 0..1: not rescaled a second time, whatever `do_rescale` is |
-| float with values in [0, 255] | 0..255 |
-| float with other values | an error, unless `do_percentile_rescale` is on or `do_rescale` is off (then taken as they are) |
+- uint8, and Pillow's "L", "RGB", palette and other 8-bit modes: 0..255
+- bool, and Pillow's "1": False is black, True is white
+- uint16, and Pillow's "I;16" and "I" (16-bit PNG and TIFF): 0..65535. A 12-bit DICOM image in a 16-bit array is
+  therefore dark: window it first, or set `do_percentile_rescale`
+- other integers: 0..255, else an error
+- float with all values in [0, 1]: 0..1, and not rescaled a second time, whatever `do_rescale` is
+- other float with all values in [0, 255]: 0..255
+- float with other values: an error, unless `do_percentile_rescale` is on, or `do_rescale` is off (they are kept then)
 
-Grey images are repeated to three channels; an alpha channel is composited over black, the ground of an ultrasound image.
-Not for clinical use.
+Grey images are repeated to three channels; an alpha channel is composited over black, the ground of an ultrasound
+image. Not for clinical use.
 """
 
 import os
@@ -100,7 +99,7 @@ class ImageRegion(NamedTuple):
         return F.pad(box, padding) if any(padding) else box
 
     def give_back(self, values: torch.Tensor, outside: float) -> torch.Tensor:
-        """The inverse: (channels, any height, any width) over the region -> over the image, `outside` around the box."""
+        """(channels, any height, any width) over the region -> over the image, `outside` around the box."""
         padded = (self.height + self.pad_top + self.pad_bottom, self.width + self.pad_left + self.pad_right)
         values = F.interpolate(values[None], size=padded, mode="bilinear", align_corners=False)[0]
         canvas = values.new_full((values.shape[0], self.image_height, self.image_width), outside)
@@ -115,9 +114,10 @@ def find_scan_region(
 ) -> tuple[int, int, int, int] | None:
     """Find the box around the lit fan or rectangle of an ultrasound image.
 
-    A pixel is lit where it differs from the ground (the commonest value along the border) by more than a twentieth of the
-    image's contrast. On a grid of at most `grid` cells a side, the largest connected group of lit cells is the region,
-    once thin things (text, rulers, calipers, frames) are removed by a morphological opening.
+    A pixel is lit where it differs from the ground (the commonest value along the border) by more than a twentieth of
+    the image's contrast. The image is divided into at most `grid` cells a side, and of these the ones that are lit
+    unevenly, as speckle is (bars of the user interface are even), are smoothed over five cells, which removes text,
+    rulers and frames. The largest connected group that is left is the region. Without any speckle, even cells count.
 
     Args:
         image: (channels, height, width) or (height, width), any real dtype and range, finite.
@@ -127,14 +127,14 @@ def find_scan_region(
     Returns:
         `(top, left, height, width)` in pixels, or None where nothing is found.
     """
-    light = image.detach().float()
-    light = light.amax(0) if light.ndim == 3 else light  # brightest channel: colour Doppler is lit too
+    light = image.detach()
+    light = (light.amax(0) if light.ndim == 3 else light).float()  # brightest channel: colour Doppler is lit too
     height, width = light.shape
     border = torch.cat([light[0], light[-1], light[:, 0], light[:, -1]])
     low, high = light.amin(), light.amax()
     if not high > low:
         return None
-    # The ground: the commonest of 64 levels on the border, if it is common at all; black otherwise (a full-frame image).
+    # The ground: the commonest of 64 levels on the border, if common at all; black otherwise (a full-frame image).
     levels = ((border - low) / (high - low) * 63).round().long()
     counts = torch.bincount(levels, minlength=64)
     ground = border[levels == counts.argmax()].median() if counts.max() >= 0.1 * len(border) else low
@@ -172,15 +172,30 @@ def _core(coverage: torch.Tensor) -> torch.Tensor | None:
 
 def _largest_component(mask: torch.Tensor) -> torch.Tensor | None:
     """(rows, columns) bool -> the largest 8-connected group of True cells, None where there is none."""
-    labels = torch.arange(1, mask.numel() + 1, dtype=torch.float32).reshape(mask.shape) * mask
-    while True:  # every round each cell takes the largest label of its neighbours, and stops when none changes
-        before = labels
-        for _ in range(16):
-            labels = F.max_pool2d(labels[None, None], 3, stride=1, padding=1)[0, 0] * mask
-        if torch.equal(labels, before):
-            break
-    found, counts = labels[mask].unique(return_counts=True)
-    return labels == found[counts.argmax()] if len(found) else None
+    cells = np.pad(mask.numpy(), ((0, 0), (1, 1))).astype(np.int8)
+    rows, starts = np.nonzero(np.diff(cells, axis=1) == 1)  # runs of True, row by row
+    ends = np.nonzero(np.diff(cells, axis=1) == -1)[1]
+    parent = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parent[run] != run:
+            parent[run] = run = parent[parent[run]]
+        return run
+
+    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1))
+    for run, row in enumerate(rows.tolist()):
+        if row:
+            for above in range(first[row - 1], first[row]):
+                if starts[above] <= ends[run] and starts[run] <= ends[above]:
+                    parent[root(above)] = root(run)
+    if not parent:
+        return None
+    groups = np.array([root(run) for run in range(len(parent))])
+    largest = np.bincount(groups, weights=ends - starts).argmax()
+    component = torch.zeros_like(mask)
+    for run in np.nonzero(groups == largest)[0]:
+        component[rows[run], starts[run] : ends[run]] = True
+    return component
 
 
 def _percentile(values: torch.Tensor, percent: float) -> torch.Tensor:
@@ -226,8 +241,9 @@ class _URFMPreprocessing:
         r"""
         Args:
             images: One image or any nesting of lists of them, of mixed sizes and kinds: PIL image, array or tensor of
-                (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels, an array
-                or tensor of four dimensions (a batch), or a path or URL. See the module's docstring for value ranges.
+                (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels, an
+                array or tensor of four dimensions (a batch), or a path or URL. For value ranges see the module's
+                docstring.
             segmentation_maps: One label map an image, (height, width) integers of the image's own size (a palette PNG
                 keeps its indices). Cropped, padded and resized (nearest) as the image is; padding gets 255, the ignore
                 index. They are returned as `labels`, (batch, height, width) int64.
@@ -242,7 +258,6 @@ class _URFMPreprocessing:
 
         Example:
 
-        ```python
         >>> import numpy as np
         >>> from modeling_urfm import URFMImageProcessor
 
@@ -250,7 +265,6 @@ class _URFMPreprocessing:
         >>> frame = np.random.default_rng(0).integers(0, 256, (480, 640), dtype=np.uint8)
         >>> processor(frame, return_tensors="pt").pixel_values.shape
         torch.Size([1, 3, 224, 224])
-        ```
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
@@ -316,6 +330,9 @@ class _URFMPreprocessing:
     ) -> torch.Tensor:
         """One image of any kind -> (channels, height, width): uint8, or float32 in 0..255 (without `do_rescale`, floats
         keep their own range). Raises ValueError with the reason, without the position, which only the caller knows."""
+        image = _open(image)
+        if isinstance(image, PIL.Image.Image):
+            input_data_format = ChannelDimension.LAST
         tensor, is_16_bit = _to_tensor(image, keep_palette=False)
         tensor = _channels_first(tensor, input_data_format, any_count=not do_convert_rgb)
         tensor = tensor.to(device) if device is not None else tensor
@@ -343,13 +360,13 @@ class _URFMPreprocessing:
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """Turn the logits of `URFMForSemanticSegmentation` into label maps.
 
-        Without `do_crop_scan_region` and `do_pad_square` pass `target_sizes=[(height, width), ...]` of the original images.
-        With either, the logits are of a part of the image (and its padding), so pass
-        `regions=processor.get_regions(images)` instead: the maps are then of the original images' sizes too, with
-        `outside_label` where the model saw nothing.
+        Without `do_crop_scan_region` and `do_pad_square` pass `target_sizes=[(height, width), ...]` of the original
+        images. With either, the logits are of a part of the image (and its padding), and `target_sizes` would stretch
+        them over the whole: pass `regions=processor.get_regions(images)` instead. The maps are then of the original
+        images' sizes too, with `outside_label` where the model saw nothing.
 
         Args:
-            outputs: the model's output; `logits` (batch, labels, height, width), or that tensor itself as `outputs.logits`.
+            outputs: the model's output, with `logits` (batch, labels, height, width).
             target_sizes: one (height, width) an image, to which the logits are resized (bilinear) before the argmax.
                 None: the logits' own size.
             return_segmentation_scores: also return the resized logits, (labels, height, width); 0 outside of a region.
@@ -387,7 +404,7 @@ class _URFMPreprocessing:
 
 
 class URFMImageProcessor(_URFMPreprocessing, TorchvisionBackend):
-    """Prepare ultrasound images for URFM with torchvision, on the CPU or (`device="cuda"`) the GPU; the default backend."""
+    """Prepares ultrasound images for URFM with torchvision, on the CPU or with `device="cuda"`; the default backend."""
 
     def resize(self, image: torch.Tensor, size, resample=None, antialias: bool = True, **kwargs) -> torch.Tensor:
         resized = super().resize(image, size, resample, antialias, **kwargs)
@@ -395,7 +412,7 @@ class URFMImageProcessor(_URFMPreprocessing, TorchvisionBackend):
 
 
 class URFMImageProcessorPil(_URFMPreprocessing, PilBackend):
-    """Prepare ultrasound images for URFM with Pillow, on the CPU."""
+    """Prepares ultrasound images for URFM with Pillow, on the CPU."""
 
     def _preprocess(self, images: list[torch.Tensor], **kwargs) -> BatchFeature:
         return super()._preprocess([image.cpu().numpy() for image in images], **kwargs)
@@ -404,14 +421,13 @@ class URFMImageProcessorPil(_URFMPreprocessing, PilBackend):
         if image.dtype == np.uint8 and image.shape[0] in (1, 3, 4):
             return super().resize(image, size, resample, reducing_gap, **kwargs)
         # transformers' resize goes through 8 bits; Pillow's mode "F" keeps floats, one channel at a time.
-        mode = "L" if image.dtype == np.uint8 else "F"
-        height, width = (
-            super().resize(np.zeros((1, *image.shape[1:]), np.uint8), size, PILImageResampling.NEAREST).shape[1:]
-        )
-        resample = PILImageResampling(resample if resample is not None else PILImageResampling.BILINEAR)
-        channels = [PIL.Image.fromarray(channel, mode) for channel in image]
+        plane = np.zeros((1, *image.shape[1:]), np.uint8)
+        height, width = super().resize(plane, size, PILImageResampling.NEAREST).shape[1:]
+        if resample == PILImageResampling.NEAREST:  # torch's, so that label maps are equal between the backends
+            return F.interpolate(torch.from_numpy(image)[None], (height, width), mode="nearest-exact")[0].numpy()
+        channels = [PIL.Image.fromarray(np.ascontiguousarray(channel)) for channel in image]
         resized = np.stack([np.array(channel.resize((width, height), resample)) for channel in channels])
-        if mode == "L":
+        if image.dtype == np.uint8:
             return resized
         return _clamp_like(torch.from_numpy(resized), torch.from_numpy(image)).numpy()
 
@@ -448,17 +464,20 @@ def _flatten(images: Any, image_ndim: int) -> list:
     return flat
 
 
+def _open(image: Any) -> Any:
+    """A path or URL -> a PIL image; anything else as it is."""
+    if not isinstance(image, (str, Path)):
+        return image
+    if os.path.isfile(image):  # transformers' own readers turn 16-bit files into 8 bits, most of it white
+        with PIL.Image.open(image) as file:
+            return PIL.ImageOps.exif_transpose(file)
+    if str(image).startswith(("http://", "https://", "data:")):
+        return load_image(str(image))
+    raise ValueError(f"there is no file {str(image)!r}")
+
+
 def _to_tensor(image: Any, keep_palette: bool) -> tuple[torch.Tensor, bool]:
     """-> (bool, integer or float tensor with the channels where they were, whether 65535 is white)."""
-    if isinstance(image, (str, Path)):
-        if not os.path.isfile(image) and not str(image).startswith(("http://", "https://", "data:")):
-            raise ValueError(f"there is no file {str(image)!r}")
-        if os.path.isfile(image):  # transformers' own reader turns 16-bit files into 8 bits of mostly white
-            with PIL.Image.open(image) as file:
-                image = PIL.ImageOps.exif_transpose(file)
-                image.load()
-        else:
-            image = load_image(image)
     is_16_bit = False
     if isinstance(image, PIL.Image.Image):
         is_16_bit = image.mode.startswith("I")
@@ -474,7 +493,7 @@ def _to_tensor(image: Any, keep_palette: bool) -> tuple[torch.Tensor, bool]:
     if isinstance(image, np.ndarray):
         if image.dtype.kind not in "buif":
             raise ValueError(f"array of dtype {image.dtype}; bool, integer or float is needed")
-        is_16_bit = is_16_bit or image.dtype == np.uint16
+        is_16_bit = is_16_bit or (image.dtype.kind, image.dtype.itemsize) == ("u", 2)  # in either byte order
         if image.dtype.kind == "f":
             image = image.astype(np.float32)
         elif image.dtype.kind in "ui" and image.dtype != np.uint8:
@@ -538,8 +557,8 @@ def _to_known_range(image: torch.Tensor, is_16_bit: bool, do_rescale: bool | Non
             return image.clamp(0, 1) * 255 if do_rescale else image
         if (low < 0 or high > 255) and do_rescale and not any_range:
             raise ValueError(
-                f"float values from {low:.6g} to {high:.6g}; [0, 1] or [0, 255] is needed, or do_percentile_rescale=True, "
-                "or do_rescale=False to take them as they are"
+                f"float values from {low:.6g} to {high:.6g}; [0, 1] or [0, 255] is needed, "
+                "or do_percentile_rescale=True, or do_rescale=False to take them as they are"
             )
         return image
     low, high, limit = int(image.min()), int(image.max()), 65535 if is_16_bit else 255
@@ -589,7 +608,7 @@ def _find_region(image: torch.Tensor, crop: bool | None, pad_square: bool | None
 
 def _read_map(segmentation_map: Any, region: ImageRegion) -> torch.Tensor:
     """-> (1, height, width) float32 of whole numbers from 0 to 255."""
-    labels, _ = _to_tensor(segmentation_map, keep_palette=True)
+    labels, _ = _to_tensor(_open(segmentation_map), keep_palette=True)
     labels = labels.squeeze(0 if labels.shape[0] == 1 else -1) if labels.ndim == 3 else labels
     if tuple(labels.shape) != (region.image_height, region.image_width):
         raise ValueError(f"shape {tuple(labels.shape)}, but its image is {region.image_height} x {region.image_width}")

@@ -29,9 +29,9 @@ from tqdm.auto import tqdm
 
 from modeling_urfm import URFMForPreTraining, URFMImageProcessor
 from modeling_urfm.data.corpus import join_corpora, load_corpus
-from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus, example_frame
+from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus, example_images
 from modeling_urfm.data.transforms import AugmentedCorpus, EpochBatchSampler, PretrainTransform, collate
-from modeling_urfm.evaluation.organ_knn import OrganKNN
+from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
 from modeling_urfm.evaluation.predictions import masked_predictions
 from modeling_urfm.hub.saving import model_card, save_model_folder, write_json
@@ -72,7 +72,7 @@ def main():
     snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
     data_started = time.perf_counter()
     corpora = [
-        demo_corpus(args.phantom_patients, image_size=config.image_size, snr_db=snr_db, progress=accelerator.is_main_process)
+        demo_corpus(args.phantom_patients, snr_db=snr_db, progress=accelerator.is_main_process)
         if name == "demo"
         else load_corpus(name, split=args.dataset_split, progress=accelerator.is_main_process)
         for name in args.dataset
@@ -289,7 +289,7 @@ def log_run(model, corpus, args, global_batch, learning_rate, total_steps, accel
 @torch.no_grad()
 def draw_targets(model, teacher, config, snr_db, normalize, path: Path):
     """`targets.png`: held-out phantoms and a real frame, what is hidden, the teacher's features and the prediction."""
-    names, images = example_frame(config.image_size, snr_db=snr_db)
+    names, images = example_images(config.image_size, snr_db, EVALUATION_SEED)
     pixels = images.to(normalize.mean.device)
     mask = batch_mask(config, len(pixels), torch.Generator().manual_seed(0)).to(pixels.device)
     predictions = masked_predictions(model, normalize(pixels), mask)

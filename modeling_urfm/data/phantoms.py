@@ -249,11 +249,12 @@ def generate_phantoms(
         for patient in range(first_patient, first_patient + num_patients)
     ]
     if num_proc > 1:
-        # Fresh processes: a fork of a process with threads (torch, a tokenizer) may hang.
+        # Forked where that exists: a fresh process would import torch first (10 s), and the children only run numpy.
         from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
+        from multiprocessing import get_all_start_methods, get_context
 
-        with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+        method = "fork" if "fork" in get_all_start_methods() else "spawn"
+        with ProcessPoolExecutor(num_proc, mp_context=get_context(method)) as pool:
             rows = list(_bar(pool.map(_patient_rows, jobs, chunksize=8), len(jobs), progress))
     else:
         rows = list(_bar(map(_patient_rows, jobs), len(jobs), progress))

@@ -3,8 +3,8 @@
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as F
 
+from ..data.demo import PHANTOM_SIZE
 from ..data.phantoms import ORGANS, generate_phantoms
 from ..image_processing_urfm import URFMImageProcessor
 from .probes import embed, knn_accuracy
@@ -24,10 +24,9 @@ class OrganKNN:
     """
 
     def __init__(self, image_size: int, snr_db: tuple[float, float], patients: int = 12 * len(ORGANS)):
-        phantoms = generate_phantoms(patients, image_size=image_size, snr_db=snr_db, seed=EVALUATION_SEED)
-        processor = URFMImageProcessor()
-        pixels = torch.stack([F.pil_to_tensor(image.convert("RGB")) for image in phantoms["image"]]).float() / 255
-        self.pixels = F.normalize(pixels, processor.image_mean, processor.image_std)
+        phantoms = generate_phantoms(patients, image_size=PHANTOM_SIZE, snr_db=snr_db, seed=EVALUATION_SEED)
+        processor = URFMImageProcessor(size={"height": image_size, "width": image_size})
+        self.pixels = processor(phantoms["image"][:], return_tensors="pt").pixel_values
         self.labels = np.array(phantoms["organ"])
         # Organs take turns from patient to patient: every third round of all organs is for testing.
         first_seen = {p: i for i, p in enumerate(dict.fromkeys(phantoms["patient_id"]))}

@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import Union, get_args, get_origin
 
 import yaml
 
@@ -139,9 +139,8 @@ def _check_choice(name: str, value, choices):
 def _add_group(parser: argparse.ArgumentParser, title: str, cls: type, helps: dict[str, str]) -> list[str]:
     """A flag for every field of `cls` in `helps`; without one on the command line or in the file it stays unset."""
     group = parser.add_argument_group(title)
-    hints = get_type_hints(cls)
     for name, text in helps.items():
-        kind = hints.get(name, str)
+        kind = cls.__dataclass_fields__[name].type
         if get_origin(kind) in (Union, types.UnionType):
             kind = next(part for part in get_args(kind) if part is not type(None))
         many = get_origin(kind) is list

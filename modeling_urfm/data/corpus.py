@@ -1,0 +1,280 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""What `--dataset` names, as a map-style torch data set of uint8 images.
+
+A folder of files is opened and decoded once at the start, so that a damaged file is named before training begins;
+Parquet files and Hub data sets are decoded as they are used, and there an image that can't be read costs that image
+alone.
+"""
+
+import difflib
+import hashlib
+import io
+import logging
+import os
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .reading import IMAGE_SUFFIXES, UnreadableFile, image_to_array, open_source
+
+
+logger = logging.getLogger(__name__)
+# Companions of images that are no images; they are counted, not complained about one by one.
+SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yaml", ".yml", ".xlsx", ".npy", ".log", ".gz", ".zip"}
+MAX_TRIES = 100  # unreadable images in a row before a corpus counts as unreadable
+
+
+class Corpus(Dataset):
+    """Images with names: `corpus[i]` is `{"pixels": uint8 (3, height, width), "id": str, "unreadable": str}`.
+
+    An image that turns out unreadable is replaced by the next one that can be read, and `unreadable` says "id: reason".
+
+    Attributes:
+        name: what was asked for. left_out: (file, reason) of everything that gave no image.
+        description: a line for a log or a card. fingerprint: changes whenever the images do.
+    """
+
+    def __init__(self, name: str, size: int, left_out: Sequence[tuple[str, str]] = ()):
+        self.name, self.size, self.left_out = name, size, list(left_out)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index` as (height, width, 3) uint8; raises where it can't be read."""
+        raise NotImplementedError
+
+    def id(self, index: int) -> str:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict:
+        problem = ""
+        for offset in range(min(self.size, MAX_TRIES)):
+            at = (index + offset) % self.size
+            try:
+                pixels = torch.from_numpy(self.read(at)).permute(2, 0, 1).contiguous()
+                return {"pixels": pixels, "id": self.id(at), "unreadable": problem}
+            except Exception as error:  # decoders raise many kinds
+                reason = error.reason if isinstance(error, UnreadableFile) else f"{type(error).__name__}: {error}"
+                problem = problem or f"{self.id(at)}: {reason}"
+        raise UnreadableFile(self.name, f"{min(self.size, MAX_TRIES)} images in a row can't be read, the first: {problem}")
+
+    @property
+    def description(self) -> str:
+        text = f"{self.name}: {self.size} images"
+        return text + (f", {len(self.left_out)} left out" if self.left_out else "")
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(self.size).encode())
+        for index in np.linspace(0, self.size - 1, min(self.size, 1000)).astype(int):
+            digest.update(self.id(int(index)).encode())
+        return digest.hexdigest()[:16]
+
+
+class FileCorpus(Corpus):
+    """Frames of image and DICOM files; every file has been opened and decoded once."""
+
+    def __init__(self, name: str, files: Sequence[tuple[str, int]], left_out: Sequence[tuple[str, str]] = (), root=None):
+        self.files = list(files)
+        self.ends = list(accumulate(frames for _, frames in self.files))
+        self.root = Path(root) if root else None
+        super().__init__(name, self.ends[-1] if self.ends else 0, left_out)
+
+    def _place(self, index: int) -> tuple[str, int]:
+        file = bisect_right(self.ends, index)
+        return self.files[file][0], index - (self.ends[file - 1] if file else 0)
+
+    def read(self, index: int) -> np.ndarray:
+        path, frame = self._place(index)
+        return open_source(path).frame(frame)
+
+    def id(self, index: int) -> str:
+        path, frame = self._place(index)
+        shown = str(Path(path).relative_to(self.root)) if self.root else Path(path).name
+        return f"{shown}#{frame}"
+
+
+class TableCorpus(Corpus):
+    """The `image` column of a `datasets.Dataset`, decoded as it is used."""
+
+    def __init__(self, name: str, table, column: str = "image"):
+        import datasets
+
+        if not isinstance(table.features.get(column), datasets.Image):
+            table = table.cast_column(column, datasets.Image())
+        self.table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        self.column = column
+        super().__init__(name, len(table))
+
+    def read(self, index: int) -> np.ndarray:
+        from PIL import Image
+
+        cell = self.table[index][self.column]
+        if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+            raise UnreadableFile(self.id(index), "the cell is empty")
+        with Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"]) as image:
+            return image_to_array(image)
+
+    def id(self, index: int) -> str:
+        return f"{self.name}#{index}"
+
+
+class JoinedCorpus(Corpus):
+    """Several corpora, one after the other."""
+
+    def __init__(self, parts: Sequence[Corpus]):
+        self.parts, self.ends = list(parts), list(accumulate(len(part) for part in parts))
+        left_out = [line for part in parts for line in part.left_out]
+        super().__init__(" + ".join(part.name for part in parts), self.ends[-1], left_out)
+
+    def _place(self, index: int) -> tuple[Corpus, int]:
+        part = bisect_right(self.ends, index)
+        return self.parts[part], index - (self.ends[part - 1] if part else 0)
+
+    def read(self, index: int) -> np.ndarray:
+        part, at = self._place(index)
+        return part.read(at)
+
+    def id(self, index: int) -> str:
+        part, at = self._place(index)
+        return part.id(at)
+
+    @property
+    def description(self) -> str:
+        return "; ".join(part.description for part in self.parts)
+
+
+def join_corpora(parts: Sequence[Corpus]) -> Corpus:
+    """One corpus of several."""
+    return parts[0] if len(parts) == 1 else JoinedCorpus(parts)
+
+
+def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress: bool = True) -> Corpus:
+    """Open what `--dataset` names.
+
+    Args:
+        path_or_id: a file; a folder of images and DICOM files (at any depth, by content, whatever their names are); a
+            `datasets` image folder (its `split` folder is taken where there is one); Parquet files; a folder that
+            `save_to_disk` wrote; or a data set's id on the Hub.
+        split: which part of a data set that has several.
+
+    Raises:
+        FileNotFoundError: nothing of that name; the nearest name is given.
+        ValueError: nothing in it is an image; what was found is listed, with reasons.
+    """
+    path = Path(path_or_id)
+    if not path.exists():
+        return _load_from_hub(str(path_or_id), split)
+    if path.is_file():
+        if path.suffix.lower() == ".parquet":
+            return _load_parquet([path], str(path), split)
+        return _open_files([path], path.parent, str(path), progress)
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        import datasets
+
+        return _table(datasets.load_from_disk(str(path)), str(path), split)
+    parquet = sorted(p for p in path.rglob("*.parquet") if p.name != "manifest.parquet")
+    if parquet:
+        return _load_parquet(parquet, str(path), split)
+    root = path / split if (path / split).is_dir() else path
+    return _open_files(_walk(root), root, str(path_or_id), progress)
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files at any depth but hidden ones, in an order that is the same everywhere."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent) / name for name in sorted(files) if not name.startswith(".")]
+    return found
+
+
+def _open_files(paths: Sequence[Path], root: Path, name: str, progress: bool) -> FileCorpus:
+    """Open and decode every file once: stills whole, of a cine loop its first and last frame."""
+    from tqdm.auto import tqdm
+
+    side = Counter(p.suffix.lower() for p in paths if p.suffix.lower() in SIDE_FILES or p.name == "DICOMDIR")
+    paths = [p for p in paths if p.suffix.lower() not in SIDE_FILES and p.name != "DICOMDIR"]
+
+    def check(path: Path) -> int | UnreadableFile:
+        try:
+            source = open_source(path)
+            for frame in {0, source.num_frames - 1}:
+                source.frame(frame)
+            return source.num_frames
+        except UnreadableFile as error:
+            return error
+        except Exception as error:  # never let one file end the run
+            return UnreadableFile(path, f"{type(error).__name__}: {error}")
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        checked = list(tqdm(pool.map(check, paths), total=len(paths), desc=f"reading {name}", unit="file", disable=not progress))
+    shown = {path: str(path.relative_to(root)) for path in paths}
+    left_out = [(shown[path], result.reason) for path, result in zip(paths, checked) if isinstance(result, UnreadableFile)]
+    left_out += [(f"{count} files *{suffix}", "no image") for suffix, count in sorted(side.items())]
+    files = [(str(path), result) for path, result in zip(paths, checked) if not isinstance(result, UnreadableFile)]
+    if not files:
+        reasons = "\n".join(f"  {file}: {reason}" for file, reason in left_out[:20])
+        more = f"\n  ... and {len(left_out) - 20} more" if len(left_out) > 20 else ""
+        raise ValueError(
+            f"{name} holds no image that can be read. Wanted: DICOM files or {', '.join(sorted(IMAGE_SUFFIXES))}.\n"
+            + (reasons + more if left_out else "  The folder is empty.")
+        )
+    return FileCorpus(name, files, left_out, root)
+
+
+def _load_parquet(paths: Sequence[Path], name: str, split: str) -> TableCorpus:
+    import datasets
+
+    # Shards are named after their split (data/train-00000-of-00004.parquet) or lie in a folder of its name.
+    named = [p for p in paths if p.name.startswith(f"{split}-") or p.stem == split or split in p.parts]
+    other = [p for p in paths if p.name.split("-")[0] in ("train", "test", "validation")]
+    if not named and other:
+        splits = sorted({p.name.split("-")[0].removesuffix(".parquet") for p in other})
+        raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(splits)}.")
+    return _table(datasets.Dataset.from_parquet([str(p) for p in named or paths]), name, split)
+
+
+def _load_from_hub(name: str, split: str) -> TableCorpus:
+    siblings = [p.name for p in Path(name).parent.glob("*")] if Path(name).parent.is_dir() else []
+    near = difflib.get_close_matches(Path(name).name, siblings, n=1)
+    hint = f" Did you mean {str(Path(name).parent / near[0])!r}?" if near else ""
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or (hint and "/" not in name):
+        raise FileNotFoundError(f"--dataset {name}: no such file or folder.{hint}")
+    import datasets
+
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the loader and the Hub client raise many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(
+            f"--dataset {name}: neither a file or folder here nor a data set that the Hub gives ({reason}).{hint} To use it "
+            f"without a network, fetch it first: hf download --repo-type dataset {name} --local-dir FOLDER, then --dataset FOLDER."
+        ) from error
+    return _table(table, name, split)
+
+
+def _table(table, name: str, split: str) -> TableCorpus:
+    import datasets
+
+    if isinstance(table, datasets.DatasetDict):
+        if split not in table:
+            raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(table)}.")
+        table = table[split]
+    columns = [c for c, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    column = "image" if "image" in table.features else columns[0] if columns else None
+    if column is None:
+        near = difflib.get_close_matches("image", table.column_names, n=1)
+        hint = f" Rename {near[0]!r} to 'image'." if near else ""
+        raise ValueError(f"{name} has no column of images; its columns are: {', '.join(table.column_names)}.{hint}")
+    if not len(table):
+        raise ValueError(f"{name}: split {split!r} is empty.")
+    return TableCorpus(name, table, column)

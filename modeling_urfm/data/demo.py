@@ -1,0 +1,47 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""The demo's data: phantoms at a low signal-to-noise ratio, and every frame of pydicom's real ultrasound examples."""
+
+import os
+
+import torch
+
+from .corpus import Corpus, FileCorpus, TableCorpus, join_corpora
+from .phantoms import ORGANS, generate_phantoms, phantom_frame
+from .reading import open_source, ultrasound_examples
+from .transforms import F, InterpolationMode
+
+
+# Phantoms that a student is pre-trained on; teachers and evaluations have seeds of their own.
+CORPUS_SEED = 1
+# So noisy that a person still finds the organ, but pixels can't be predicted.
+PHANTOM_SNR_DB = (0.0, 10.0)
+PHANTOM_SIZE = 128
+
+
+def demo_corpus(num_patients: int, snr_db: tuple[float, float] = PHANTOM_SNR_DB, progress: bool = True) -> Corpus:
+    """Four frames of each of `num_patients` phantoms, and the real frames that come with pydicom."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    phantoms = generate_phantoms(
+        num_patients, image_size=PHANTOM_SIZE, snr_db=snr_db, seed=CORPUS_SEED, num_proc=cores, progress=progress
+    )
+    parts: list[Corpus] = [TableCorpus("synthetic phantoms", phantoms)]
+    files = [(str(path), open_source(path).num_frames) for path in ultrasound_examples()]
+    if files:
+        parts.append(FileCorpus("real ultrasound of pydicom's examples", files))
+    return join_corpora(parts)
+
+
+def example_images(image_size: int, snr_db: tuple[float, float], seed: int) -> tuple[list[str], torch.Tensor]:
+    """Held-out phantoms of a few organs and a real frame, to look at: names, and (images, 3, size, size) in [0, 1]."""
+    names, images = [], []
+    for organ in ("heart", "kidney", "fetus", "breast"):
+        frame = phantom_frame(seed, ORGANS.index(organ), organ=organ, image_size=PHANTOM_SIZE, snr_db=sum(snr_db) / 2)
+        names.append(f"{organ} (phantom)")
+        images.append(torch.from_numpy(frame.image)[None].expand(3, -1, -1))
+    for path in ultrasound_examples():
+        if path.name == "examples_ybr_color.dcm":
+            names.append("echocardiogram (real)")
+            pixels = torch.from_numpy(open_source(path).frame(10)).permute(2, 0, 1)
+            images.append(F.center_crop(pixels, [min(pixels.shape[-2:])] * 2))
+    resized = [F.resize(i, [image_size, image_size], InterpolationMode.BICUBIC, antialias=True) for i in images]
+    return names, torch.stack(resized).float() / 255

@@ -1,0 +1,308 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""Frozen target encoders: their patch features are what a student learns to predict.
+
+Of a CLIP only the vision tower is built and loaded: no text tower, no second download.
+"""
+
+import difflib
+import json
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+DEMO_TEACHER = ASSETS / "demo_teacher"
+SCHEMES = ("open_clip:hf-hub:", "open_clip:local-dir:", "transformers:")
+NORMALIZATIONS = ("none", "l2", "layer_norm")
+# open_clip's defaults, OpenAI CLIP's statistics; BiomedCLIP has the same.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TeacherError(RuntimeError):
+    """A teacher that can't be had; the message says how to get it or to point to a local copy."""
+
+
+class Teacher(nn.Module):
+    """A frozen encoder that gives patch features for the crop that the student sees.
+
+    It is always in eval mode, has no gradient, and its `state_dict` is empty: it can't get into a checkpoint.
+
+    Args:
+        tower: maps normalised pixels to patch tokens (batch, patches, hidden) on a square grid.
+        image_size: side in pixels that the tower takes. image_mean, image_std: its own normalisation.
+        normalize: "none"; "l2" (unit length a patch, as MILAN); "layer_norm" (zero mean, unit variance a patch).
+        dtype: what the tower computes in; None takes bfloat16 where that is faster, by a short trial.
+    """
+
+    def __init__(
+        self, tower, hidden_size, image_size, image_mean, image_std, name, normalize="none", dtype=None, device=None
+    ):
+        super().__init__()
+        if normalize not in NORMALIZATIONS:
+            near = difflib.get_close_matches(str(normalize), NORMALIZATIONS, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"normalize={normalize!r} does not exist. Did you mean {near!r}? There are: {', '.join(NORMALIZATIONS)}."
+            )
+        self.name, self.hidden_size, self.image_size, self.normalize = name, hidden_size, image_size, normalize
+        self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
+        device = torch.device(device or "cpu")
+        self.dtype = dtype or faster_dtype(device, hidden_size)
+        # Held in a tuple, not as submodules or buffers: nothing here is ever part of a state dict.
+        self._held = (tower.requires_grad_(False).eval().to(device, self.dtype),)
+        self._device = device
+
+    def train(self, mode: bool = True):
+        """Does nothing: a teacher stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Features of the patches of `grid`, in raster order.
+
+        Args:
+            pixels: (batch, 3, height, width) in [0, 1], the very crop that the student sees.
+            grid: rows and columns of the student's patches; the teacher's own grid is interpolated to it (bilinear, fp32).
+
+        Returns:
+            (batch, rows * columns, hidden_size), float32.
+        """
+        size = (self.image_size, self.image_size)
+        pixels = pixels.to(self._device, torch.float32)
+        if tuple(pixels.shape[-2:]) != size:
+            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.image_mean, self.image_std))
+        tokens = self._held[0](((pixels - mean) / std).to(self.dtype)).float()
+        side = int(tokens.shape[1] ** 0.5)
+        if side * side != tokens.shape[1]:
+            raise TeacherError(f"{self.name} gives {tokens.shape[1]} patch tokens, which is no square grid.")
+        if tuple(grid) != (side, side):
+            maps = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+            maps = F.interpolate(maps, size=tuple(grid), mode="bilinear", antialias=True, align_corners=False)
+            tokens = maps.flatten(2).transpose(1, 2)
+        if self.normalize == "l2":
+            tokens = F.normalize(tokens, dim=-1)
+        elif self.normalize == "layer_norm":
+            tokens = F.layer_norm(tokens, tokens.shape[-1:])
+        return tokens.contiguous()
+
+
+def load_teacher(
+    spec: str, *, layer: int = -1, normalize: str = "none", dtype: torch.dtype | None = None, device=None
+) -> Teacher:
+    """Load a frozen teacher.
+
+    Args:
+        spec: "open_clip:hf-hub:ORG/NAME" (BiomedCLIP: microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224),
+            "open_clip:local-dir:FOLDER" (the same files on disk), "transformers:ID_OR_FOLDER" (a vision encoder of
+            transformers, or the vision part of a CLIP or SigLIP), or "demo", the small CLIP that ships here.
+        layer: -1 is the last layer, after the final norm and before any projection; -2 the output of the layer before,
+            without that norm, and so on; 0 is the first layer.
+        normalize, dtype, device: see `Teacher`.
+
+    Raises:
+        TeacherError: it can't be had; the message says how to get it.
+        ValueError: the spec, the layer or the normalisation does not exist; the nearest one is named.
+    """
+    if spec == "demo":
+        spec = f"open_clip:local-dir:{DEMO_TEACHER}"
+    for scheme in SCHEMES:
+        if spec.startswith(scheme) and len(spec) > len(scheme):
+            source = spec[len(scheme) :]
+            break
+    else:
+        near = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"--teacher {spec!r} is not understood. The nearest form: {near}{'FOLDER' if 'local' in near else 'ID'}. There are: "
+            f"{', '.join(SCHEMES)} and demo."
+        )
+    load = _load_transformers if scheme == "transformers:" else _load_open_clip
+    tower, hidden_size, image_size, mean, std = load(source, "local-dir" in scheme, layer)
+    return Teacher(tower, hidden_size, image_size, mean, std, spec, normalize, dtype, device)
+
+
+def faster_dtype(device: torch.device, width: int) -> torch.dtype:
+    """bfloat16 where a trial product of `width` features is at least 1.3 times as fast in it as in float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+
+    def seconds(dtype):
+        a, b = torch.ones(2048, width, dtype=dtype), torch.ones(width, 4 * width, dtype=dtype)
+        trials = []
+        for _ in range(4):  # the first one warms up, the best one counts
+            start = time.perf_counter()
+            a @ b
+            trials.append(time.perf_counter() - start)
+        return min(trials)
+
+    return torch.bfloat16 if seconds(torch.float32) > 1.3 * seconds(torch.bfloat16) else torch.float32
+
+
+# ---------------------------------------------------------------- open_clip
+
+
+def _load_open_clip(source: str, local: bool, layer: int):
+    try:
+        from open_clip.model import CLIPVisionCfg, _build_vision_tower
+    except ImportError as error:
+        raise TeacherError(f"The teacher needs open_clip: pip install 'urfm[train]' ({error}).") from error
+    config_path, weights_path = _open_clip_files(source, local)
+    config = json.loads(Path(config_path).read_text())
+    model, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
+    vision = CLIPVisionCfg(**model["vision_cfg"] | {"timm_model_pretrained": False})
+    visual = _build_vision_tower(model["embed_dim"], vision, model.get("quick_gelu", False))
+    state = _read_weights(weights_path)
+    ours = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    if not ours:
+        raise TeacherError(f"{weights_path} holds no vision tower: no key begins with 'visual.'.")
+    try:
+        visual.load_state_dict({k: v.float() for k, v in ours.items()}, strict=True)
+    except RuntimeError as error:
+        raise TeacherError(f"{weights_path} does not fit the vision tower of {config_path}: {error}") from error
+    tower = _TimmTower(visual.trunk, layer) if hasattr(visual, "trunk") else _ClipTower(visual, layer)
+    size = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+    return tower, tower.hidden_size, size, preprocess.get("mean", CLIP_MEAN), preprocess.get("std", CLIP_STD)
+
+
+def _open_clip_files(source: str, local: bool) -> tuple[str, str]:
+    """Paths of the config and the weights (safetensors before bin)."""
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if local:
+        folder = Path(source)
+        if not (folder / "open_clip_config.json").is_file():
+            there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+            raise TeacherError(
+                f"{folder / 'open_clip_config.json'} does not exist. The folder "
+                + (f"holds: {', '.join(there) or 'nothing'}." if folder.is_dir() else "does not exist either.")
+                + f" It must hold open_clip_config.json and {' or '.join(names)}, as the model's Hub page does."
+            )
+        weights = [folder / name for name in names if (folder / name).is_file()]
+        if not weights:
+            raise TeacherError(f"{folder} holds no weights: {' or '.join(names)} is missing.")
+        return str(folder / "open_clip_config.json"), str(weights[0])
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        config = hf_hub_download(source, "open_clip_config.json")
+        try:
+            return config, hf_hub_download(source, names[0])
+        except LocalEntryNotFoundError:  # offline: the cache may hold the other one
+            return config, hf_hub_download(source, names[1])
+        except EntryNotFoundError:
+            return config, hf_hub_download(source, names[1])
+    except Exception as error:  # the Hub client has a dozen ways to say no; all need the same answer
+        raise _cannot_be_had(source, f"open_clip:hf-hub:{source}", "open_clip:local-dir:FOLDER", error) from error
+
+
+def _cannot_be_had(source: str, spec: str, local_spec: str, error: Exception) -> TeacherError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return TeacherError(
+        f"The teacher {spec} can't be had: {reason}\n"
+        f"  On a machine with a network, fetch it once:  hf download {source} --local-dir FOLDER\n"
+        f"  then bring the folder here and name it:      --teacher {local_spec}\n"
+        "  Or try the recipe with the small teacher that ships: --teacher demo"
+    )
+
+
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state)
+
+
+def _layer_index(layer: int, depth: int) -> int:
+    if not -depth <= layer < depth:
+        raise ValueError(f"The teacher has {depth} layers: teacher_layer={layer} must be from {-depth} to {depth - 1}. "
+                         f"The nearest: {max(-depth, min(layer, depth - 1))}.")  # fmt: skip
+    return layer % depth
+
+
+class _TimmTower(nn.Module):
+    """Patch tokens of a timm ViT: prefix tokens (CLS, registers) are dropped."""
+
+    def __init__(self, trunk: nn.Module, layer: int):
+        super().__init__()
+        self.trunk, self.hidden_size = trunk, trunk.num_features
+        self.layer = _layer_index(layer, len(trunk.blocks))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.layer == len(self.trunk.blocks) - 1:
+            return self.trunk.forward_features(pixels)[:, self.trunk.num_prefix_tokens :]
+        return self.trunk.forward_intermediates(
+            pixels, indices=[self.layer], output_fmt="NLC", intermediates_only=True, stop_early=True
+        )[0]
+
+
+class _ClipTower(nn.Module):
+    """Patch tokens of open_clip's own ViT (OpenAI's layout), after its last norm, before its projection."""
+
+    def __init__(self, visual: nn.Module, layer: int):
+        super().__init__()
+        if not hasattr(visual, "transformer"):
+            raise TeacherError(f"{type(visual).__name__} has no patch tokens; a ViT is needed.")
+        self.visual, self.hidden_size = visual, visual.transformer.width
+        self.depth = len(visual.transformer.resblocks)
+        self.layer = _layer_index(layer, self.depth)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        last = self.layer == self.depth - 1
+        return self.visual.forward_intermediates(
+            pixels, indices=[self.layer], output_fmt="NLC", intermediates_only=True, normalize_intermediates=last
+        )["image_intermediates"][0]
+
+
+# ---------------------------------------------------------------- transformers
+
+
+def _load_transformers(source: str, local: bool, layer: int):
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        model = AutoModel.from_pretrained(source, config=config)
+    except Exception as error:  # as above
+        raise _cannot_be_had(source, f"transformers:{source}", "transformers:FOLDER", error) from error
+    # Of a CLIP or SigLIP only the vision part is kept.
+    vision = getattr(model, "vision_model", model)
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", 224)
+    size = size if isinstance(size, int) else size[0]
+    try:
+        processor = AutoImageProcessor.from_pretrained(source)
+        mean, std = processor.image_mean, processor.image_std
+    except Exception:  # no processor beside the weights
+        warnings.warn(
+            f"{source} has no image processor; its pixels are normalised with ImageNet's statistics.", stacklevel=3
+        )
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    tower = _TransformersTower(vision, config, layer, size)
+    return tower, config.hidden_size, size, mean, std
+
+
+class _TransformersTower(nn.Module):
+    """Patch tokens of a vision encoder of transformers: the last ones of its sequence, as many as its patches."""
+
+    def __init__(self, model: nn.Module, config, layer: int, image_size: int):
+        super().__init__()
+        self.model, self.depth = model, config.num_hidden_layers
+        self.layer = _layer_index(layer, self.depth)
+        patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
+        self.patches = (image_size // patch) ** 2
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.layer == self.depth - 1:
+            tokens = self.model(pixels).last_hidden_state
+        else:  # hidden_states[0] is the embedding
+            tokens = self.model(pixels, output_hidden_states=True).hidden_states[self.layer + 1]
+        return tokens[:, -self.patches :]
