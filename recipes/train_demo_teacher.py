@@ -44,9 +44,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", default=str(DEMO_TEACHER), help="Folder of the result.")
     parser.add_argument("--num_patients", type=int, default=1500, help="Patients, 3 frames each.")
-    parser.add_argument("--max_train_steps", type=int, default=600, help="Steps of the optimiser.")
+    parser.add_argument("--max_train_steps", type=int, default=1000, help="Steps of the optimiser.")
     parser.add_argument("--per_device_train_batch_size", type=int, default=64, help="Image-text pairs a step.")
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3, help="Peak learning rate.")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="Peak learning rate.")
     parser.add_argument("--weight_decay", type=float, default=0.05, help="AdamW's.")
     parser.add_argument("--seed", type=int, default=0, help="Seeds weights, order and crops.")
     args = parser.parse_args()
@@ -66,13 +66,17 @@ def main():
             "embed_dim": 64,
             "vision_cfg": {
                 "timm_model_name": "test_vit4", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
-                "image_size": IMAGE_SIZE,
+                "image_size": IMAGE_SIZE, "patch_dropout": 0.5,
             },
             "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": len(vocabulary), "width": 64, "heads": 4, "layers": 2},
         },
         "preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)},
     }  # fmt: skip
     model = CustomTextCLIP(**config["model_cfg"], output_dict=True)
+    for block in model.visual.trunk.blocks:
+        # timm starts these scales at 1e-5, for nets hundreds of layers deep; here they would only delay the start.
+        block.ls1.gamma.data.fill_(1.0)
+        block.ls2.gamma.data.fill_(1.0)
     untrained = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = make_optimizer(model, args.learning_rate, args.weight_decay, beta2=0.98)
     scheduler = cosine_schedule(optimizer, args.max_train_steps // 10, args.max_train_steps)

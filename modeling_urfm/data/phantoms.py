@@ -105,12 +105,10 @@ def _blur_across(echo: np.ndarray, geometry: _Geometry, width_mm: float, focus: 
     sigma = width_mm * np.sqrt(1 + (2.6 * (depth - focus)) ** 2) * (1 + depth) / geometry.beam_mm
     lowest, highest = max(0.35, float(sigma.min())), max(0.7, float(sigma.max()))
     levels = np.geomspace(lowest, max(highest, 1.05 * lowest), 3)
-    # Three widths, blended by depth; scaled so that white noise keeps its power.
+    # Three widths, blended by depth, each scaled so that white noise keeps its power.
     blurred = [gaussian_filter1d(echo, s, axis=1, mode="nearest", truncate=2.5) * np.sqrt(2 * np.sqrt(np.pi) * s) for s in levels]
     place = np.clip(np.log(np.maximum(sigma, lowest) / lowest) / np.log(levels[1] / levels[0]), 0, 2)[:, None]
-    weights = [np.clip(1 - np.abs(place - level), 0, 1) for level in range(3)]
-    norm = np.sqrt(sum(w**2 for w in weights))  # neighbours are almost independent: keep the power between two levels
-    return sum(w * b for w, b in zip(weights, blurred)) / np.maximum(norm, 0.7)
+    return sum(np.clip(1 - np.abs(place - level), 0, 1) * part for level, part in enumerate(blurred))
 
 
 def phantom_frame(
