@@ -1,0 +1,161 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""Arguments, masks, schedules and checkpoints of pre-training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from modeling_urfm import URFMConfig, URFMForPreTraining
+from modeling_urfm.pretraining.arguments import parse_arguments
+from modeling_urfm.pretraining.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from modeling_urfm.pretraining.masking import batch_mask, scan_region_patches, step_generator
+from modeling_urfm.pretraining.schedules import ModelEMA, cosine_schedule, parameter_groups, scaled_learning_rate
+
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+DEMO = RECIPES / "configs" / "demo.yaml"
+
+
+def small(**values):
+    return URFMConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=16,
+        target_hidden_size=8, **values,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def test_a_flag_overrides_the_file_and_the_file_the_default(tmp_path):
+    args, config = parse_arguments(DEMO, ["--mask_ratio", "0.6", "--seed", "7", "--dataset", "a", "b", "--no-gradient_checkpointing"])
+    assert (config.mask_ratio, config.image_size, config.patch_size) == (0.6, 160, 16)
+    assert (args.seed, args.dataset, args.teacher, args.gradient_checkpointing) == (7, ["a", "b"], "demo", False)
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {hidden_size: 96, num_attention_heads: 3}\ntraining: {dataset: [x], output_dir: there}\n")
+    args, config = parse_arguments(DEMO, ["--config", str(file)])
+    assert (config.hidden_size, config.num_hidden_layers, args.output_dir, args.teacher[:9]) == (96, 12, "there", "open_clip")
+
+
+@pytest.mark.parametrize("name", ["urfm_small", "urfm_base", "urfm_large", "urfm_huge", "demo"])
+def test_every_preset_parses(name):
+    args, config = parse_arguments(DEMO, ["--config", str(RECIPES / "configs" / f"{name}.yaml"), "--dataset", "x"])
+    assert config.num_masked_patches > 0 and args.base_learning_rate > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("training: {learing_rate: 1}", "Did you mean 'learning_rate'"), ("modle: {}", "Did you mean 'model'"),
+        ("model: {depth: 3}", "There are: image_size"), ("training: {warmup_ratio: 2.0, dataset: [x]}", "nearest valid value: 1.0"),
+        ("training: {}", "No dataset"), ("training: {dataset: [x], report_to: tensorbord}", "Did you mean 'tensorboard'"),
+        ("training: {dataset: [x], max_train_steps: 0}", "max_train_steps=0 must be at least 1"),
+        ("training: {dataset: [x]}\nmodel: {image_size: 225}", "The nearest image_size that is: 224"),
+    ],
+)  # fmt: skip
+def test_what_a_file_can_say_wrong_is_named(tmp_path, content, says):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ValueError, match=says):
+        parse_arguments(DEMO, ["--config", str(tmp_path / "bad.yaml")])
+
+
+def test_a_config_that_is_not_there_lists_its_siblings():
+    with pytest.raises(FileNotFoundError, match="demo.yaml, urfm_base.yaml"):
+        parse_arguments(DEMO, ["--config", str(RECIPES / "configs" / "base.yaml")])
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(DEMO, ["--help"])
+    text = capsys.readouterr().out
+    for name in ("--output_dir", "--per_device_train_batch_size", "--resume_from_checkpoint", "--mask_ratio", "--teacher_layer"):
+        assert name in text
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_masks_are_a_function_of_seed_step_and_rank():
+    def mask(*key):
+        return batch_mask(small(), 3, step_generator(*key))
+
+    assert torch.equal(mask(0, 5, 1), mask(0, 5, 1)) and mask(0, 5, 1).sum(1).tolist() == [12] * 3
+    others = [mask(0, 5, 0), mask(0, 6, 1), mask(1, 5, 1)]
+    assert not any(torch.equal(mask(0, 5, 1), other) for other in others)
+
+
+def test_the_scan_region_holds_what_is_lit_and_what_lies_between():
+    pixels = torch.zeros(1, 3, 40, 40)
+    pixels[:, :, 8:16, 8:32] = 0.5  # a lit row of patches 1..3
+    pixels[:, :, 24:32, 8:32] = 0.5  # and another below, fluid between them
+    region = scan_region_patches(pixels, 8).view(5, 5)
+    assert region.nonzero().tolist() == [[1, 1], [1, 2], [1, 3], [3, 1], [3, 2], [3, 3]] or region[2, 1:4].tolist() in ([True] * 3, [False] * 3)
+    pixels[:, :, 16:24, [8, 31]] = 0.5  # walls at both sides of the fluid
+    assert scan_region_patches(pixels, 8).view(5, 5)[1:4, 1:4].all()
+    assert not scan_region_patches(pixels, 8).view(5, 5)[0].any() and not scan_region_patches(torch.zeros(1, 3, 16, 16), 8).any()
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_no_decay_on_biases_norms_tokens_and_positions():
+    model = URFMForPreTraining(small(position_embedding_type="learned"))
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed, plain = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, 0.05))
+    assert all(n.endswith("weight") and "norm" not in n for n in decayed)
+    assert {"urfm.embeddings.cls_token", "decoder.mask_token", "urfm.embeddings.position_embeddings"} <= set(plain)
+    assert "decoder.position_embeddings" not in decayed + plain  # fixed: not trained at all
+    assert len(decayed) + len(plain) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_the_learning_rate_rises_and_falls():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule, rates = cosine_schedule(optimizer, 10, 110), []
+    for _ in range(110):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert rates[60] == pytest.approx(0.5) and optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    assert scaled_learning_rate(1.5e-4, 4096) == pytest.approx(2.4e-3)
+
+
+def test_the_moving_average_is_one():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    ema, expected = ModelEMA(model, 0.9), 0.0
+    for step in range(30):
+        torch.nn.init.constant_(model.weight, step)
+        ema.update(model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = step if step == 0 else decay * expected + (1 - decay) * step
+    assert ema.module.weight.item() == pytest.approx(expected, rel=1e-4)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_are_whole_counted_and_belong_to_their_run(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    model = accelerator.prepare(torch.nn.Linear(2, 2))
+    fingerprint = {"seed": 1, "num_processes": 1}
+    for step in (5, 10, 15):
+        torch.nn.init.constant_(accelerator.unwrap_model(model).weight, step)
+        save_checkpoint(accelerator, tmp_path, step, {"fingerprint": fingerprint, "history": [step]}, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-15"]
+    (tmp_path / ".tmp-checkpoint-20").mkdir()  # a run that was killed while it wrote
+    (tmp_path / "checkpoint-99").mkdir()  # and something that only looks like a checkpoint
+    assert find_checkpoint("latest", tmp_path).name == "checkpoint-15"
+    progress = load_checkpoint(accelerator, tmp_path / "checkpoint-10", fingerprint)
+    assert progress["step"] == 10 and accelerator.unwrap_model(model).weight[0, 0] == 10
+    with pytest.raises(ValueError, match="was written with seed=1, this run has seed=2"):
+        load_checkpoint(accelerator, tmp_path / "checkpoint-10", {"seed": 2})
+    with pytest.raises(FileNotFoundError, match="checkpoint-10(.|\n)*checkpoint-15"):
+        find_checkpoint(str(tmp_path / "checkpoint-11"), tmp_path)
+
+
+def test_nothing_to_resume_from_is_a_warning(tmp_path, caplog):
+    assert find_checkpoint("latest", tmp_path) is None and "starting from zero" in caplog.text
+    assert find_checkpoint(None, tmp_path) is None
