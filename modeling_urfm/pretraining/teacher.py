@@ -77,7 +77,9 @@ class Teacher(nn.Module):
         if tuple(pixels.shape[-2:]) != size:
             pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.image_mean, self.image_std))
-        tokens = self._held[0](((pixels - mean) / std).to(self.dtype)).float()
+        # The student's autocast, if this is called inside it, must not decide the teacher's precision.
+        with torch.autocast(pixels.device.type, enabled=False):
+            tokens = self._held[0](((pixels - mean) / std).to(self.dtype)).float()
         side = int(tokens.shape[1] ** 0.5)
         if side * side != tokens.shape[1]:
             raise TeacherError(f"{self.name} gives {tokens.shape[1]} patch tokens, which is no square grid.")
@@ -229,7 +231,11 @@ def _layer_index(layer: int, depth: int) -> int:
 
 
 class _TimmTower(nn.Module):
-    """Patch tokens of a timm ViT: prefix tokens (CLS, registers) are dropped."""
+    """Patch tokens of a timm ViT: prefix tokens (CLS, registers) are dropped.
+
+    ViTs that pool their patch tokens norm them only after pooling (`fc_norm`); here it is applied to each token, so that
+    the last layer is after the final norm for every trunk.
+    """
 
     def __init__(self, trunk: nn.Module, layer: int):
         super().__init__()
@@ -238,7 +244,8 @@ class _TimmTower(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.layer == len(self.trunk.blocks) - 1:
-            return self.trunk.forward_features(pixels)[:, self.trunk.num_prefix_tokens :]
+            tokens = self.trunk.forward_features(pixels)[:, self.trunk.num_prefix_tokens :]
+            return self.trunk.fc_norm(tokens) if isinstance(self.trunk.norm, nn.Identity) else tokens
         return self.trunk.forward_intermediates(
             pixels, indices=[self.layer], output_fmt="NLC", intermediates_only=True, stop_early=True
         )[0]
@@ -266,28 +273,61 @@ class _ClipTower(nn.Module):
 
 
 def _load_transformers(source: str, local: bool, layer: int):
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    from transformers import MODEL_MAPPING, AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
-        model = AutoModel.from_pretrained(source, config=config)
+        # trust_remote_code=False: a teacher's own code is never run, nor asked about in the middle of a job.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = getattr(config, "vision_config", config)  # of a CLIP or SigLIP the vision tower is built, no more
+        if type(config) not in MODEL_MAPPING:
+            raise ValueError(f"transformers has no vision encoder for {type(config).__name__}")
+        model, report = MODEL_MAPPING[type(config)].from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:  # as above
         raise _cannot_be_had(source, f"transformers:{source}", "transformers:FOLDER", error) from error
-    # Of a CLIP or SigLIP only the vision part is kept.
-    vision = getattr(model, "vision_model", model)
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", 224)
-    size = size if isinstance(size, int) else size[0]
+    # transformers fills what is missing with random numbers. Poolers, heads and mask tokens play no part in patch
+    # features, and checkpoints of other tasks lack them; without anything else the teacher would teach noise.
+    missing = [k for k in sorted(report["missing_keys"]) if not {"pooler", "head", "mask_token"} & set(k.split("."))]
+    if missing:
+        raise TeacherError(f"{source} lacks weights of {type(model).__name__}: {', '.join(missing[:5])} ...")
+    mean, std, size = _preprocessing(source)
+    built_for = _side(getattr(config, "image_size", size or 224))
+    # Where positions are interpolated, as its processor says: DINOv2 is built for 518 px and used at 224.
+    for image_size in dict.fromkeys((size or built_for, built_for)):
+        try:
+            tower = _TransformersTower(model.eval(), config, layer, image_size)
+            with torch.no_grad():
+                tower(torch.zeros(1, 3, image_size, image_size))
+            break
+        except ValueError as error:  # a size that the encoder can't take, or a layer that does not exist
+            if image_size == built_for:
+                raise error
+    return tower, config.hidden_size, image_size, mean, std
+
+
+def _preprocessing(source: str):
+    """Mean, standard deviation and side in pixels that the encoder's image processor is configured for."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
     try:
-        processor = AutoImageProcessor.from_pretrained(source)
-        mean, std = processor.image_mean, processor.image_std
+        values, _ = ImageProcessingMixin.get_image_processor_dict(source)
     except Exception:  # no processor beside the weights
         warnings.warn(
-            f"{source} has no image processor; its pixels are normalised with ImageNet's statistics.", stacklevel=3
+            f"{source} has no image processor; its pixels are normalised with ImageNet's statistics.", stacklevel=4
         )
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    tower = _TransformersTower(vision, config, layer, size)
-    return tower, config.hidden_size, size, mean, std
+        return IMAGENET_MEAN, IMAGENET_STD, None
+    size = values.get("crop_size") if values.get("do_center_crop") else values.get("size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    size = _side(size) if size else None
+    if values.get("do_normalize") is False:
+        return (0.0,) * 3, (1.0,) * 3, size
+    return values.get("image_mean") or IMAGENET_MEAN, values.get("image_std") or IMAGENET_STD, size
+
+
+def _side(size) -> int:
+    return int(size) if isinstance(size, (int, float)) else int(size[0])
 
 
 class _TransformersTower(nn.Module):
@@ -299,10 +339,19 @@ class _TransformersTower(nn.Module):
         self.layer = _layer_index(layer, self.depth)
         patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
         self.patches = (image_size // patch) ** 2
+        # CLIP's last_hidden_state has not passed its last norm (its pooled CLS alone does), SigLIP's has: look once.
+        norm, seen = getattr(model, "post_layernorm", None), []
+        if norm is not None:
+            hook = norm.register_forward_hook(lambda module, args, output: seen.append(output.ndim))
+            with torch.no_grad():
+                model(torch.zeros(1, 3, image_size, image_size))
+            hook.remove()
+        self.norm_is_due = norm is not None and 3 not in seen
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.layer == self.depth - 1:
             tokens = self.model(pixels).last_hidden_state
+            tokens = self.model.post_layernorm(tokens) if self.norm_is_due else tokens
         else:  # hidden_states[0] is the embedding
             tokens = self.model(pixels, output_hidden_states=True).hidden_states[self.layer + 1]
         return tokens[:, -self.patches :]

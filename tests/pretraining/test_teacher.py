@@ -1,230 +1,433 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
-"""Teachers: parity with timm, open_clip and transformers; only the vision tower; errors that say how to get one."""
+"""The teacher: parity with timm, open_clip and transformers, only the vision tower, frozen, errors that say what to do.
+
+All models here are small and random; they are written to a temporary folder in the layout of the real ones.
+"""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
-import timm
 import torch
-import transformers
-from open_clip.model import CLIP
-from safetensors.torch import save_file
-from torch.nn import functional as F
-
+import torch.nn.functional as F
 from modeling_urfm import URFMConfig, URFMModel
-from modeling_urfm.pretraining.teacher import CLIP_MEAN, CLIP_STD, DEMO_TEACHER, TeacherError, faster_dtype, load_teacher
+from modeling_urfm.pretraining.teacher import (
+    CLIP_MEAN,
+    CLIP_STD,
+    DEMO_TEACHER,
+    IMAGENET_MEAN,
+    TeacherError,
+    load_teacher,
+)
+from torch import nn
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+open_clip = pytest.importorskip("open_clip")
+timm = pytest.importorskip("timm")
+
+# BiomedCLIP's text tower: a second repository, which offline tests can't reach and this one does not exist anyway.
+ABSENT_TEXT_TOWER = {
+    "hf_model_name": "no-such-organisation/no-such-model",
+    "hf_tokenizer_name": "no-such-organisation/no-such-model",
+    "hf_proj_type": "mlp",
+    "hf_pooler_type": "cls_last_hidden_state_pooler",
+    "context_length": 256,
+}
+TIMM_VISION = {
+    "timm_model_name": "test_vit", "timm_model_pretrained": False,
+    "timm_pool": "", "timm_proj": "linear", "image_size": 160,
+}  # fmt: skip
+CLIP_VISION = {"image_size": 64, "patch_size": 16, "width": 48, "head_width": 16, "layers": 3}
 
 
-def biomedclip_config(timm_name: str, size: int) -> dict:
-    """BiomedCLIP's open_clip_config.json, but for the tower's name and size."""
-    text = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
-    return {
-        "model_cfg": {
-            "embed_dim": 512,
-            "vision_cfg": {"timm_model_name": timm_name, "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
-                           "image_size": size},
-            "text_cfg": {"hf_model_name": text, "hf_tokenizer_name": text, "hf_proj_type": "mlp",
-                         "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 256},
-        },
-        "preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)},
-    }  # fmt: skip
-
-
-def biomedclip_stand_in(folder, timm_name="test_vit", size=160, binary=True):
-    """A folder laid out as BiomedCLIP's Hub page, with random weights and keys of a text tower that must not be needed."""
+def write_open_clip(folder, vision, *, safetensors=False, embed_dim=32, preprocess=True, drop=(), extra=None):
+    """A folder as BiomedCLIP's on the Hub with random weights; returns its vision tower."""
     from open_clip.model import _build_vision_tower
 
-    config = biomedclip_config(timm_name, size)
-    visual = _build_vision_tower(512, config["model_cfg"]["vision_cfg"])
-    state = {f"visual.{k}": v.clone() for k, v in visual.state_dict().items()}
-    state |= {"text.transformer.embeddings.word_embeddings.weight": torch.zeros(10, 4), "logit_scale": torch.ones(())}
+    torch.manual_seed(0)
+    visual = _build_vision_tower(embed_dim, dict(vision)).eval()
+    config = {"model_cfg": {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": ABSENT_TEXT_TOWER}}
+    if preprocess:
+        config["preprocess_cfg"] = {"mean": CLIP_MEAN, "std": CLIP_STD}
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    if binary:
-        torch.save(state, folder / "open_clip_pytorch_model.bin")
-    else:
+    state = {f"visual.{name}": tensor for name, tensor in visual.state_dict().items() if name not in drop}
+    state |= {"text.transformer.embeddings.word_embeddings.weight": torch.zeros(4, 2), "logit_scale": torch.tensor(1.0)}
+    state |= extra or {}
+    if safetensors:
+        from safetensors.torch import save_file
+
         save_file(state, folder / "open_clip_model.safetensors")
-    return visual.eval()
+    else:
+        torch.save(state, folder / "open_clip_pytorch_model.bin")
+    return visual
+
+
+def images(size, batch=2, seed=0):
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def normalized(pixels, mean=CLIP_MEAN, std=CLIP_STD):
-    return (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    return (pixels - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize("binary", [True, False])
-def test_biomedclips_layout_gives_timms_patch_tokens(tmp_path, binary):
-    visual = biomedclip_stand_in(tmp_path, binary=binary)
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("timm_teacher")
+    return folder, write_open_clip(folder, TIMM_VISION)
+
+
+# ---- open_clip: timm's trunks and open_clip's own ViT
+
+
+@pytest.mark.parametrize("safetensors", [False, True])
+def test_timm_trunk_parity(tmp_path, safetensors):
+    """BiomedCLIP's layout: the patch tokens after the last norm, un-projected; no text tower is needed."""
+    visual = write_open_clip(tmp_path, TIMM_VISION, safetensors=safetensors)
     teacher = load_teacher(f"open_clip:local-dir:{tmp_path}", dtype=torch.float32)
-    pixels = torch.rand(2, 3, 160, 160)
+    pixels = images(160)
     with torch.no_grad():
         expected = visual.trunk.forward_features(normalized(pixels))[:, 1:]
-    torch.testing.assert_close(teacher(pixels, (10, 10)), expected, atol=1e-5, rtol=0)
-    assert (teacher.hidden_size, teacher.image_size) == (64, 160)
+    grid = (int(expected.shape[1] ** 0.5),) * 2
+    torch.testing.assert_close(teacher(pixels, grid), expected, rtol=1e-5, atol=1e-5)
+    assert teacher.hidden_size == 64 and expected.shape[1] == 100
+    assert teacher.name == f"open_clip:local-dir:{tmp_path}"
 
 
 @pytest.mark.slow
-def test_the_very_size_of_biomedclip(tmp_path):
-    visual = biomedclip_stand_in(tmp_path, "vit_base_patch16_224", 224)
+def test_biomedclip_layout_at_full_size(tmp_path):
+    """The very structure of BiomedCLIP's vision tower, with random weights: 196 patch tokens of 768."""
+    vision = TIMM_VISION | {"timm_model_name": "vit_base_patch16_224", "image_size": 224}
+    visual = write_open_clip(tmp_path, vision, embed_dim=512)
     teacher = load_teacher(f"open_clip:local-dir:{tmp_path}", dtype=torch.float32)
-    pixels = torch.rand(1, 3, 224, 224)
+    pixels = images(224, batch=1)
     with torch.no_grad():
         expected = visual.trunk.forward_features(normalized(pixels))[:, 1:]
-    torch.testing.assert_close(teacher(pixels, (14, 14)), expected, atol=1e-5, rtol=0)
-    assert teacher.hidden_size == 768
+    grid = (int(expected.shape[1] ** 0.5),) * 2
+    torch.testing.assert_close(teacher(pixels, grid), expected, rtol=1e-5, atol=1e-5)
+    assert expected.shape == (1, 196, 768) and teacher.hidden_size == 768
+    names = {f"visual.{name}" for name in visual.state_dict()}
+    assert {"visual.trunk.cls_token", "visual.trunk.blocks.11.mlp.fc2.bias", "visual.head.proj.weight"} <= names
 
 
-def test_only_the_vision_tower_is_built(tmp_path):
-    """In a process without any network the text tower's name would fail at once; nothing of transformers' models loads."""
-    biomedclip_stand_in(tmp_path)
-    code = (
-        "import sys, torch\n"
-        "from modeling_urfm.pretraining.teacher import load_teacher\n"
-        "import open_clip.model\n"
-        "def refuse(*a, **k): raise AssertionError('a text tower was built')\n"
-        "open_clip.model._build_text_tower = refuse\n"
-        f"t = load_teacher('open_clip:local-dir:{tmp_path}')\n"
-        "print(t(torch.rand(1, 3, 160, 160), (10, 10)).shape)\n"
-        "assert not any('bert' in name for name in sys.modules if 'transformers.models' in name), 'a text model was imported'\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 0, done.stderr
-    assert "[1, 100, 64]" in done.stdout
-
-
-def test_openais_layout_with_open_clips_own_vit(tmp_path):
-    config = {"embed_dim": 32, "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 48, "layers": 3, "head_width": 16},
-              "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}}  # fmt: skip
-    clip = CLIP(**config).eval()
-    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    torch.save({"state_dict": clip.state_dict()}, tmp_path / "open_clip_pytorch_model.bin")
+def test_open_clip_vit_parity(tmp_path):
+    visual = write_open_clip(tmp_path, CLIP_VISION)
     teacher = load_teacher(f"open_clip:local-dir:{tmp_path}", dtype=torch.float32)
-    clip.visual.output_tokens = True
-    pixels = torch.rand(2, 3, 64, 64)
+    pixels = images(64)
     with torch.no_grad():
-        # open_clip's own tokens are taken after the norm
-        expected = clip.visual(normalized(pixels))[1]
-    torch.testing.assert_close(teacher(pixels, (4, 4)), expected, atol=1e-5, rtol=0)
-    assert teacher.image_mean == CLIP_MEAN
+        tokens = visual.ln_post(visual.transformer(visual._embeds(normalized(pixels))))[:, 1:]
+    torch.testing.assert_close(teacher(pixels, (4, 4)), tokens, rtol=1e-5, atol=1e-5)
+    assert teacher.hidden_size == 48
 
 
-@pytest.mark.parametrize("kind", ["vit", "clip", "siglip", "dinov2", "dinov3_vit", "urfm"])
-def test_vision_encoders_of_transformers(tmp_path, kind):
-    small = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 64, "patch_size": 16}
-    prefix = 1
-    if kind == "vit":
-        model = transformers.ViTModel(transformers.ViTConfig(**small), add_pooling_layer=False)
-    elif kind in ("clip", "siglip"):
-        text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16, "vocab_size": 20, "projection_dim": 8}
-        name = {"clip": "CLIP", "siglip": "Siglip"}[kind]
-        config = getattr(transformers, f"{name}Config")(vision_config=small, text_config=text)
-        model, prefix = getattr(transformers, f"{name}Model")(config), int(kind == "clip")
-    elif kind == "dinov2":
-        model = transformers.Dinov2Model(transformers.Dinov2Config(**{k: v for k, v in small.items() if k != "intermediate_size"}))
-    elif kind == "dinov3_vit":
-        model, prefix = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**small, num_register_tokens=4)), 5
-    else:
-        model = URFMModel(URFMConfig(**small))
-    model.eval().save_pretrained(tmp_path)
-    transformers.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
-    teacher = load_teacher(f"transformers:{tmp_path}", dtype=torch.float32)
-    pixels = torch.rand(2, 3, 64, 64)
+@pytest.mark.parametrize("vision", [TIMM_VISION, CLIP_VISION], ids=["timm", "open_clip"])
+def test_earlier_layers(tmp_path, vision):
+    visual = write_open_clip(tmp_path, vision)
+    blocks = visual.trunk.blocks if hasattr(visual, "trunk") else visual.transformer.resblocks
+    caught = []
+    blocks[-2].register_forward_hook(lambda module, args, output: caught.append(output))
+    size, grid = (160, (10, 10)) if hasattr(visual, "trunk") else (64, (4, 4))
     with torch.no_grad():
-        expected = getattr(model, "vision_model", model)(normalized(pixels, (0.5,) * 3, (0.25,) * 3)).last_hidden_state[:, prefix:]
-    torch.testing.assert_close(teacher(pixels, (4, 4)), expected, atol=1e-5, rtol=1e-5)
-    assert not hasattr(teacher._held[0].model, "text_model")
+        visual(normalized(images(size)))
+    spec, last = f"open_clip:local-dir:{tmp_path}", len(blocks) - 1
+    for layer in (-2, last - 1):
+        teacher = load_teacher(spec, layer=layer, dtype=torch.float32)
+        torch.testing.assert_close(teacher(images(size), grid), caught[0][:, 1:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        load_teacher(spec, layer=last)(images(size), grid), load_teacher(spec)(images(size), grid)
+    )
+    with pytest.raises(ValueError, match=rf"{-last - 1} to {last}"):
+        load_teacher(spec, layer=last + 1)
 
 
-def test_layers_grids_and_normalisations(tmp_path):
-    visual = biomedclip_stand_in(tmp_path)
-    spec, pixels = f"open_clip:local-dir:{tmp_path}", torch.rand(2, 3, 160, 160)
-    with torch.no_grad():
-        earlier = visual.trunk.forward_intermediates(normalized(pixels), indices=[3], output_fmt="NLC", intermediates_only=True)[0]
-    for layer in (3, -3):
-        torch.testing.assert_close(load_teacher(spec, layer=layer, dtype=torch.float32)(pixels, (10, 10)), earlier, atol=1e-5, rtol=1e-5)
-    whole = load_teacher(spec, dtype=torch.float32)
-    maps = whole(pixels, (10, 10)).transpose(1, 2).reshape(2, 64, 10, 10)
-    resized = F.interpolate(maps, size=(14, 7), mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(whole(pixels, (14, 7)), resized, atol=1e-5, rtol=1e-5)
-    unit = load_teacher(spec, normalize="l2", dtype=torch.float32)(pixels, (5, 5))
-    torch.testing.assert_close(unit.norm(dim=-1), torch.ones(2, 25))
-    standard = load_teacher(spec, normalize="layer_norm", dtype=torch.float32)(pixels, (5, 5))
-    assert standard.mean(-1).abs().max() < 1e-5
-    # another size of crop is brought to the teacher's own
-    assert whole(torch.rand(1, 3, 96, 96), (10, 10)).shape == (1, 100, 64)
-
-
-def test_it_is_frozen_and_leaves_no_trace_in_a_checkpoint(tmp_path):
-    biomedclip_stand_in(tmp_path)
+def test_registers_and_classless_trunks_lose_their_prefix_only(tmp_path):
+    vision = TIMM_VISION | {"timm_model_name": "test_vit2"}  # mean pooling, a register, no norm before pooling
+    visual = write_open_clip(tmp_path, vision | {"timm_pool": "avg"})
     teacher = load_teacher(f"open_clip:local-dir:{tmp_path}")
-    holder = torch.nn.Module()
-    holder.teacher = teacher
-    assert not list(holder.parameters()) and not holder.state_dict()
-    holder.train()
-    assert not teacher.training and not teacher._held[0].training
-    assert not any(p.requires_grad for p in teacher._held[0].parameters())
-    features = teacher(torch.rand(1, 3, 160, 160, requires_grad=True), (10, 10))
-    assert not features.requires_grad and features.dtype == torch.float32
-    assert torch.equal(teacher(torch.full((1, 3, 160, 160), 0.3), (10, 10)), teacher(torch.full((1, 3, 160, 160), 0.3), (10, 10)))
+    with torch.no_grad():
+        tokens = visual.trunk.forward_features(normalized(images(160)))
+    torch.testing.assert_close(
+        teacher(images(160), (10, 10)), tokens[:, visual.trunk.num_prefix_tokens :], rtol=1e-5, atol=1e-5
+    )
+    assert teacher(images(160), (10, 10)).shape[1] == 100
 
 
-def test_bfloat16_is_near_and_chosen_by_a_trial(tmp_path):
-    biomedclip_stand_in(tmp_path)
-    spec, pixels = f"open_clip:local-dir:{tmp_path}", torch.rand(2, 3, 160, 160)
-    fine, coarse = (load_teacher(spec, dtype=d)(pixels, (10, 10)) for d in (torch.float32, torch.bfloat16))
-    assert F.cosine_similarity(fine, coarse, dim=-1).mean() > 0.999
-    assert faster_dtype(torch.device("cpu"), 256) in (torch.float32, torch.bfloat16)
+def test_only_the_vision_tower_is_built(timm_folder, monkeypatch):
+    """open_clip itself fails on this folder (its text tower names a repository that doesn't exist); we don't look."""
+    folder, _ = timm_folder
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a text tower was asked for")
+
+    monkeypatch.setattr("open_clip.model._build_text_tower", forbidden)
+    monkeypatch.setattr("open_clip.model.HFTextEncoder", forbidden)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", forbidden)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", forbidden)
+    assert load_teacher(f"open_clip:local-dir:{folder}").hidden_size == 64
 
 
-@pytest.mark.parametrize(
-    ("spec", "error", "says"),
-    [
-        ("openclip:hf-hub:a/b", ValueError, "nearest form: open_clip:hf-hub:ID"),
-        ("open_clip:local-dir:", ValueError, "nearest form: open_clip:local-dir:FOLDER"),
-        ("open_clip:local-dir:nowhere", TeacherError, "does not exist either"),
-        ("open_clip:hf-hub:nobody/nothing", TeacherError, "hf download nobody/nothing --local-dir FOLDER"),
-        ("transformers:nobody/nothing", TeacherError, "--teacher transformers:FOLDER"),
-    ],
-)
-def test_a_teacher_that_cannot_be_had_says_how_to_get_it(spec, error, says, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(error, match=says):
-        load_teacher(spec)
+@pytest.mark.parametrize("safetensors", [False, True])
+def test_hub_downloads_two_files(tmp_path, monkeypatch, safetensors):
+    write_open_clip(tmp_path, TIMM_VISION, safetensors=safetensors)
+    from huggingface_hub.errors import EntryNotFoundError
+
+    asked = []
+
+    def download(repo, name):
+        asked.append(name)
+        if not (tmp_path / name).is_file():
+            raise EntryNotFoundError(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert load_teacher("open_clip:hf-hub:org/name").hidden_size == 64
+    files = ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    assert asked == (files[:2] if safetensors else files)
 
 
-def test_folders_that_lack_or_misfit_something_name_it(tmp_path):
-    biomedclip_stand_in(tmp_path)
-    spec = f"open_clip:local-dir:{tmp_path}"
-    with pytest.raises(ValueError, match="has 6 layers: teacher_layer=6 must be from -6 to 5. The nearest: 5"):
-        load_teacher(spec, layer=6)
+def test_hub_cache_is_used_offline(tmp_path, monkeypatch):
+    """The real huggingface_hub on a cache that holds config and weights; then on an empty one."""
+    from huggingface_hub import constants
+
+    commit = "0" * 40
+    write_open_clip(tmp_path / "models--org--name" / "snapshots" / commit, TIMM_VISION)
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert load_teacher("open_clip:hf-hub:org/name").hidden_size == 64
+    with pytest.raises(TeacherError, match="hf download org/other (.|\n)*open_clip:local-dir:FOLDER"):
+        load_teacher("open_clip:hf-hub:org/other")
+
+
+# ---- what happens around the tower
+
+
+def test_normalisation_of_the_input(tmp_path):
+    """Mean and std from preprocess_cfg; OpenAI CLIP's when there is none."""
+    write_open_clip(tmp_path, CLIP_VISION, preprocess=False)
+    teacher = load_teacher(f"open_clip:local-dir:{tmp_path}")
+    assert teacher.image_mean == CLIP_MEAN and teacher.image_std == CLIP_STD
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    plain = load_teacher(f"open_clip:local-dir:{tmp_path}")
+    torch.testing.assert_close(plain(normalized(images(64)), (4, 4)), teacher(images(64), (4, 4)), rtol=1e-5, atol=1e-5)
+
+
+def test_grids_are_interpolated(timm_folder):
+    teacher = load_teacher(f"open_clip:local-dir:{timm_folder[0]}")
+    own = teacher(images(160), (10, 10))
+    as_map = own.transpose(1, 2).unflatten(2, (10, 10))
+    for grid in ((16, 16), (6, 8)):
+        expected = F.interpolate(as_map, size=grid, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(teacher(images(160), grid), expected)
+    torch.testing.assert_close(teacher(images(160), (10, 10)), own)
+
+
+def test_images_are_resized(timm_folder):
+    teacher = load_teacher(f"open_clip:local-dir:{timm_folder[0]}")
+    pixels = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    resized = F.interpolate(pixels, size=(160, 160), mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(teacher(pixels, (10, 10)), teacher(resized, (10, 10)))
+
+
+def test_normalisation_of_the_features(timm_folder):
+    spec = f"open_clip:local-dir:{timm_folder[0]}"
+    plain = load_teacher(spec)(images(160), (16, 16))
+    unit = load_teacher(spec, normalize="l2")(images(160), (16, 16))
+    layer_norm = load_teacher(spec, normalize="layer_norm")(images(160), (16, 16))
+    torch.testing.assert_close(unit, plain / plain.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(layer_norm, F.layer_norm(plain, (64,)))
     with pytest.raises(ValueError, match="Did you mean 'layer_norm'"):
         load_teacher(spec, normalize="layernorm")
-    state = torch.load(tmp_path / "open_clip_pytorch_model.bin", weights_only=True)
-    state.pop("visual.trunk.norm.weight")
-    torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
-    with pytest.raises(TeacherError, match="does not fit the vision tower(.|\n)*trunk.norm.weight"):
+
+
+def test_dtype(timm_folder):
+    spec = f"open_clip:local-dir:{timm_folder[0]}"
+    full, half = load_teacher(spec, dtype=torch.float32), load_teacher(spec, dtype=torch.bfloat16)
+    a, b = full(images(160), (10, 10)), half(images(160), (10, 10))
+    assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
+    assert F.cosine_similarity(a, b, dim=-1).min() > 0.99
+    with torch.autocast("cpu", torch.bfloat16):  # the student's autocast does not reach the teacher
+        assert torch.equal(full(images(160), (10, 10)), a)
+
+
+# ---- frozen, and never in a checkpoint
+
+
+def test_frozen_deterministic_and_never_saved(timm_folder):
+    teacher = load_teacher(f"open_clip:local-dir:{timm_folder[0]}", device="cpu")
+    first = teacher(images(160), (10, 10))
+    assert not list(teacher.parameters()) and not list(teacher.buffers()) and not teacher.state_dict()
+    student = nn.Linear(2, 2)
+    student.teacher = teacher
+    student.train()
+    assert not teacher.training and torch.equal(first, teacher(images(160), (10, 10)))
+    assert set(student.state_dict()) == {"weight", "bias"} and len(list(student.parameters())) == 2
+    student.requires_grad_(True)
+    pixels = images(160).requires_grad_()
+    again = teacher(pixels, (10, 10))
+    assert torch.equal(first, again) and not again.requires_grad
+    weight = torch.ones(64, requires_grad=True)
+    (again * weight).sum().backward()  # not an inference tensor: a loss can save it
+    assert weight.grad is not None and pixels.grad is None
+
+
+# ---- transformers
+
+
+def transformers_model(kind):
+    import transformers
+
+    torch.manual_seed(0)
+    small = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
+    small |= dict(image_size=64, patch_size=16)
+    text = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    if kind == "vit":
+        return transformers.ViTModel(transformers.ViTConfig(**small))
+    if kind == "vit_classifier":
+        return transformers.ViTForImageClassification(transformers.ViTConfig(**small))
+    if kind == "dinov2":
+        small.pop("intermediate_size")
+        return transformers.Dinov2Model(transformers.Dinov2Config(**small))
+    if kind == "dinov3":
+        return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**small, num_register_tokens=4))
+    if kind == "clip_vision":
+        return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**small))
+    if kind == "clip":
+        return transformers.CLIPModel(transformers.CLIPConfig(vision_config=small, text_config=text, projection_dim=8))
+    if kind == "siglip":
+        return transformers.SiglipModel(transformers.SiglipConfig(vision_config=small, text_config=text))
+    return URFMModel(URFMConfig(**small))
+
+
+@pytest.mark.parametrize("kind", ["vit", "vit_classifier", "dinov2", "dinov3", "clip_vision", "clip", "siglip", "urfm"])
+def test_transformers_parity(tmp_path, kind):
+    model = transformers_model(kind).eval()
+    model.save_pretrained(tmp_path)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    size = {"height": 64, "width": 64}
+    processor = {"image_processor_type": "ViTImageProcessor", "image_mean": mean, "image_std": std, "size": size}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    spec = f"transformers:{tmp_path}"
+    teacher = load_teacher(spec, dtype=torch.float32)
+    pixels = normalized(images(64), mean, std)
+    encoder = {"vit_classifier": "vit", "clip": "vision_model", "siglip": "vision_model"}.get(kind)
+    encoder = getattr(model, encoder) if encoder else model
+    with torch.no_grad():
+        output = encoder(pixels, output_hidden_states=True)
+    prefix = {"dinov3": 5, "siglip": 0}.get(kind, 1)
+    last = output.last_hidden_state
+    if kind in ("clip", "clip_vision"):
+        last = encoder.post_layernorm(last)  # CLIP norms the pooled CLS only; "after the last norm" holds for all
+    torch.testing.assert_close(teacher(images(64), (4, 4)), last[:, prefix:], rtol=1e-5, atol=1e-5)
+    earlier = load_teacher(spec, layer=-2, dtype=torch.float32)
+    torch.testing.assert_close(earlier(images(64), (4, 4)), output.hidden_states[2][:, prefix:], rtol=1e-5, atol=1e-5)
+    assert (teacher.hidden_size, tuple(teacher.image_mean)) == (32, mean)
+
+
+def test_transformers_without_an_image_processor(tmp_path):
+    transformers_model("vit").save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no image processor"):
+        assert load_teacher(f"transformers:{tmp_path}").image_mean == IMAGENET_MEAN
+
+
+# ---- errors that say what to do
+
+
+def test_unknown_specs():
+    for spec, meant in (
+        ("openclip:hf-hub:org/name", "open_clip:hf-hub:"),
+        ("transformer:org/name", "transformers:"),
+        ("open_clip:local-dir", "open_clip:local-dir:"),
+    ):
+        with pytest.raises(ValueError, match=f"nearest form: {meant}"):
+            load_teacher(spec)
+
+
+def test_folders_that_lack_something(tmp_path, timm_folder):
+    with pytest.raises(TeacherError, match="absent.*does not exist"):
+        load_teacher(f"open_clip:local-dir:{tmp_path / 'absent'}")
+    with pytest.raises(TeacherError, match="open_clip_config.json does not exist"):
+        load_teacher(f"open_clip:local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(TeacherError, match="open_clip_model.safetensors or open_clip_pytorch_model.bin is missing"):
+        load_teacher(f"open_clip:local-dir:{tmp_path}")
+    with pytest.raises(TeacherError, match="transformers:FOLDER"):
+        load_teacher(f"transformers:{tmp_path}")
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    spec = f"open_clip:local-dir:{tmp_path}"
+    write_open_clip(tmp_path, CLIP_VISION, drop=("transformer.resblocks.2.ln_1.weight",))
+    with pytest.raises(TeacherError, match="transformer.resblocks.2.ln_1.weight"):
         load_teacher(spec)
-    (tmp_path / "open_clip_pytorch_model.bin").unlink()
-    with pytest.raises(TeacherError, match="holds no weights"):
+    write_open_clip(tmp_path, CLIP_VISION, extra={"visual.extra": torch.zeros(1)})
+    with pytest.raises(TeacherError, match="extra"):
+        load_teacher(spec)
+    write_open_clip(tmp_path, CLIP_VISION, extra={"visual.proj": torch.zeros(1)})
+    with pytest.raises(TeacherError, match="proj"):
+        load_teacher(spec)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(TeacherError, match="no key begins with 'visual.'"):
         load_teacher(spec)
 
 
-def test_the_demo_teacher_ships_small_and_in_that_layout():
-    names = {path.name: path.stat().st_size for path in DEMO_TEACHER.iterdir()}
-    assert {"open_clip_config.json", "open_clip_model.safetensors", "README.md", "results.json"} <= set(names)
-    assert sum(names.values()) < 6 * 2**20
+def test_transformers_folder_with_incomplete_weights(tmp_path):
+    """transformers fills what is missing with random numbers and goes on: a teacher of noise must not pass."""
+    from safetensors.torch import load_file, save_file
+
+    transformers_model("vit").save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state = {name: tensor for name, tensor in state.items() if "layers.1." not in name and "layer.1." not in name}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TeacherError, match=r"1\."):
+        load_teacher(f"transformers:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_transformers_text_tower_is_not_built(tmp_path, monkeypatch, kind):
+    transformers_model(kind).save_pretrained(tmp_path)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("the whole model was built")
+
+    monkeypatch.setattr(f"transformers.{ {'clip': 'CLIPModel', 'siglip': 'SiglipModel'}[kind] }.__init__", forbidden)
+    assert load_teacher(f"transformers:{tmp_path}").hidden_size == 32
+
+
+def test_transformers_input_size_is_the_processors_where_positions_are_interpolated(tmp_path):
+    """DINOv2 is built for 518 px and used at 224: a sixth of the tokens."""
+    for kind, size in (("dinov2", 96), ("vit", 64)):
+        transformers_model(kind).save_pretrained(tmp_path / kind)
+        processor = {"size": {"height": 96, "width": 96}, "image_processor_type": "ViTImageProcessor"}
+        (tmp_path / kind / "preprocessor_config.json").write_text(json.dumps(processor))
+        assert load_teacher(f"transformers:{tmp_path / kind}").image_size in (size, (size, size))
+
+
+def test_open_clip_is_imported_only_when_needed():
+    """Importing the module brings in none of the training stack; without open_clip the error says what to install."""
+    code = (
+        "import sys; sys.modules['open_clip'] = None\n"
+        "from modeling_urfm.pretraining.teacher import load_teacher\n"
+        "assert 'timm' not in sys.modules and 'datasets' not in sys.modules\n"
+        "load_teacher('demo')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "pip install 'urfm[train]'" in result.stderr, result.stderr
+
+
+# ---- the demo teacher that ships
+
+
+def test_demo_teacher():
     teacher = load_teacher("demo")
-    features = teacher(torch.rand(2, 3, 128, 128), (10, 10))
-    assert features.shape == (2, 100, teacher.hidden_size) and features.isfinite().all()
-    metrics = json.loads((DEMO_TEACHER / "results.json").read_text())["metrics"]
-    assert metrics["organ_knn_accuracy"] > metrics["organ_knn_accuracy_untrained"] + 0.2
-
-
-def test_timm_and_the_tower_agree_on_prefix_tokens():
-    assert timm.create_model("test_vit4", num_classes=0).num_prefix_tokens == 1
+    features = teacher(images(128), grid=(16, 16))
+    assert features.shape == (2, 256, teacher.hidden_size) and torch.isfinite(features).all()
+    size = sum(file.stat().st_size for file in DEMO_TEACHER.iterdir())
+    assert size <= 6e6, f"{size / 1e6:.1f} MB ship"
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "README.md"} <= {
+        f.name for f in DEMO_TEACHER.iterdir()
+    }
