@@ -631,7 +631,9 @@ class URFMForPreTraining(URFMPreTrainedModel):
             )
         if torch.compiler.is_compiling():
             # A graph has static shapes: there the mask must have config.mask_ratio's count, and that is asserted.
-            torch._assert_async((bool_masked_pos.sum(1) == default).all(), f"compiled for {default} masked patches a row")
+            torch._assert_async(
+                (bool_masked_pos.sum(1) == default).all(), f"compiled for {default} masked patches a row"
+            )
             return default
         counts = bool_masked_pos.sum(1).tolist()
         if len(set(counts)) > 1:

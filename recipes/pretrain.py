@@ -65,8 +65,8 @@ def main():
             args.teacher, layer=args.teacher_layer, normalize=args.teacher_normalize, device=accelerator.device
         )
         if teacher.hidden_size != config.target_hidden_size:
-            logger.info("target_hidden_size: %d, the teacher's (the config has %d)", teacher.hidden_size, config.target_hidden_size)  # fmt: skip
-            config.target_hidden_size = teacher.hidden_size
+            was, config.target_hidden_size = config.target_hidden_size, teacher.hidden_size
+            logger.info("target_hidden_size: %d, the teacher's (the config has %d)", teacher.hidden_size, was)
 
     # ---- data
     snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
@@ -85,7 +85,11 @@ def main():
     data_s = time.perf_counter() - data_started
 
     # ---- model and optimiser
-    model = URFMForPreTraining.from_pretrained(args.init_from, config=config) if args.init_from else URFMForPreTraining(config)
+    model = (
+        URFMForPreTraining.from_pretrained(args.init_from, config=config)
+        if args.init_from
+        else URFMForPreTraining(config)
+    )
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     accumulation, ranks = args.gradient_accumulation_steps, accelerator.num_processes
@@ -188,13 +192,17 @@ def main():
         if step % args.logging_steps == 0 or step == total_steps:
             loss = (accelerator.reduce(window_loss, reduction="sum") / window).item()
             if not math.isfinite(loss):
-                raise FloatingPointError(f"The loss is {loss} at step {step}. The checkpoints in {output_dir} are from before.")
+                raise FloatingPointError(
+                    f"The loss is {loss} at step {step}. The checkpoints in {output_dir} are from before."
+                )
             now = time.perf_counter()
             entry = {"step": step, "loss": loss, "learning_rate": scheduler.get_last_lr()[0],
                      "images_per_s": window * global_batch / (now - window_started)}  # fmt: skip
             progress["history"].append(entry)
             accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=step)
-            bar.set_postfix_str(f"loss {loss:.4f}, lr {entry['learning_rate']:.1e}, {entry['images_per_s']:.0f} images/s")
+            bar.set_postfix_str(
+                f"loss {loss:.4f}, lr {entry['learning_rate']:.1e}, {entry['images_per_s']:.0f} images/s"
+            )
             window, window_started = 0, now
             window_loss.zero_()
         due = args.eval_steps and step % args.eval_steps == 0
@@ -254,7 +262,9 @@ def make_accelerator(args) -> Accelerator:
     )  # fmt: skip
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:
-        raise SystemExit(f"{asked} processes were launched but {accelerator.num_processes} is in force: each would train alone.")
+        raise SystemExit(
+            f"{asked} processes were launched but {accelerator.num_processes} is in force: each would train alone."
+        )
     if accelerator.device.type == "cpu" and asked == 1:
         # `accelerate launch` leaves one thread to a process on a CPU.
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -270,7 +280,8 @@ class Normalize:
     def __init__(self, device):
         processor = URFMImageProcessor()
         self.mean, self.std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (processor.image_mean, processor.image_std)
+            torch.tensor(values, device=device).view(1, -1, 1, 1)
+            for values in (processor.image_mean, processor.image_std)
         )
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -312,7 +323,9 @@ def say_goodbye(results: dict, output_dir: str):
             f"kNN organ accuracy on held-out phantoms: {metrics['knn_accuracy']:.1%} (before training: "
             f"{metrics['knn_accuracy_untrained']:.1%}; chance 6.7%)"
         )
-    print(f"Done in {results['timings']['total_s']:.0f} s. {output_dir}/ holds the model, loss.png and targets.png. Load it:\n")
+    print(
+        f"Done in {results['timings']['total_s']:.0f} s. {output_dir}/ holds the model, loss.png and targets.png. Load it:\n"
+    )
     print("    import modeling_urfm; from transformers import AutoModel")
     print(f'    model = AutoModel.from_pretrained("{output_dir}")')
 

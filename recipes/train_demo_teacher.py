@@ -117,7 +117,8 @@ def main():
     metrics |= {"loss_last": round(loss.item(), 4), "images": len(pixels), "steps": args.max_train_steps}
     results = {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "versions": {n: version(n) for n in ("torch", "open_clip_torch", "timm", "numpy", "scipy")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("torch", "open_clip_torch", "timm", "numpy", "scipy")},
+        "python": platform.python_version(),
         "seed": args.seed, "metrics": metrics,
         "timings": {"training_s": round(training_s, 1), "total_s": round(time.perf_counter() - started, 1)},
     }  # fmt: skip
@@ -197,7 +198,9 @@ def evaluate(model, vocabulary: list[str], folder: Path, untrained: dict) -> dic
     save(model.state_dict(), folder)
     model.eval()
     images = torch.cat([model.encode_image(normalize(resize(p)), normalize=True) for p in pixels.split(50)])
-    texts = model.encode_text(tokenize([f"An ultrasound scan showing the {name}" for name in ORGANS], vocabulary), normalize=True)
+    texts = model.encode_text(
+        tokenize([f"An ultrasound scan showing the {name}" for name in ORGANS], vocabulary), normalize=True
+    )
     zero_shot = float(((images @ texts.T).argmax(1).numpy() == organ).mean())
     return {
         "organ_zero_shot_accuracy": round(zero_shot, 4),

@@ -159,7 +159,9 @@ def test_other_sizes_are_interpolated_with_rows_and_columns_apart():
     assert torch.allclose(resized[0], resized[1]) and (resized[0].diff() > 0).all()
 
 
-@pytest.mark.parametrize(("size", "says"), [((3, 32, 30), "nearest width that is: 32"), ((1, 32, 32), "Repeat the grey")])
+@pytest.mark.parametrize(
+    ("size", "says"), [((3, 32, 30), "nearest width that is: 32"), ((1, 32, 32), "Repeat the grey")]
+)
 def test_pixels_that_do_not_fit_are_refused(size, says):
     with pytest.raises(ValueError, match=says):
         URFMModel(tiny())(torch.zeros(1, *size))
@@ -189,7 +191,11 @@ def test_drop_path_drops_whole_samples_in_training_only():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.sampled_from(["random", "block"]), st.integers(2, 14), st.integers(1, 14), st.floats(0.01, 0.99), st.integers(0, 99)
+    st.sampled_from(["random", "block"]),
+    st.integers(2, 14),
+    st.integers(1, 14),
+    st.floats(0.01, 0.99),
+    st.integers(0, 99),
 )
 def test_a_mask_has_its_count_in_every_row_and_is_a_function_of_its_generator(strategy, height, width, ratio, seed):
     count = max(1, min(height * width - 1, round(ratio * height * width)))
@@ -207,6 +213,7 @@ def test_random_masks_hide_every_patch_equally_often():
 
 def test_block_masks_hang_together():
     """Neighbours of a hidden patch are hidden far more often than with random masks."""
+
     def togetherness(strategy):
         mask = draw_mask(500, (14, 14), 80, strategy, torch.Generator().manual_seed(0)).view(-1, 14, 14).float()
         return (mask[:, 1:] * mask[:, :-1]).sum() / mask[:, 1:].sum()
@@ -373,7 +380,9 @@ def test_classification_by_problem_type(problem, labels, loss):
     torch.testing.assert_close(outputs.loss, loss(outputs.logits, labels))
 
 
-@pytest.mark.parametrize(("patch", "size", "expected"), [(8, (32, 48), (8, 12)), (16, (32, 64), (8, 16)), (2, (32, 32), (16, 16))])
+@pytest.mark.parametrize(
+    ("patch", "size", "expected"), [(8, (32, 48), (8, 12)), (16, (32, 64), (8, 16)), (2, (32, 32), (16, 16))]
+)
 def test_segmentation_logits_are_at_a_quarter_or_finer(patch, size, expected):
     model = URFMForSemanticSegmentation(tiny(patch_size=patch, num_labels=3)).eval()
     assert model(torch.randn(1, 3, *size)).logits.shape == (1, 3, *expected)

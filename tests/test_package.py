@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import modeling_urfm
-from modeling_urfm import configuration_urfm, modeling_urfm as model_file
+from modeling_urfm import configuration_urfm
+from modeling_urfm import modeling_urfm as model_file
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,9 +20,17 @@ ALLOWED = {"numpy", "PIL", "torch", "torchvision", "huggingface_hub", "transform
 
 
 def test_importing_it_brings_in_nothing_of_the_training_stack():
-    code = "import modeling_urfm, sys; print([m for m in ('datasets','accelerate','open_clip','timm','peft','scipy','pydicom','sklearn','matplotlib') if m in sys.modules])"
+    stack = ("datasets", "accelerate", "open_clip", "timm", "peft", "scipy", "pydicom", "sklearn", "matplotlib")
+    code = f"import modeling_urfm, sys; print([m for m in {stack} if m in sys.modules])"
     plain = code.replace("import modeling_urfm, sys", NEEDED + "; import sys")
-    ours, needed = (set(ast.literal_eval(subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True).stdout)) for c in (code, plain))
+    ours, needed = (
+        set(
+            ast.literal_eval(
+                subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True).stdout
+            )
+        )
+        for c in (code, plain)
+    )
     assert ours <= needed  # transformers itself may look for some of them
 
 
@@ -36,7 +45,10 @@ NEEDED = (
 def test_importing_it_costs_at_most_a_tenth_more_than_what_it_needs():
     def seconds(code):
         timed = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"
-        return min(float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout) for _ in range(5))
+        return min(
+            float(subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True).stdout)
+            for _ in range(5)
+        )
 
     assert seconds("import modeling_urfm") < 1.1 * seconds(NEEDED)
 

@@ -27,7 +27,23 @@ from .reading import IMAGE_SUFFIXES, UnreadableFile, image_to_array, open_source
 
 logger = logging.getLogger(__name__)
 # Companions of images that are no images; they are counted, not complained about one by one.
-SIDE_FILES = {".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yaml", ".yml", ".xlsx", ".npy", ".log", ".gz", ".zip"}
+SIDE_FILES = {
+    ".txt",
+    ".md",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".xml",
+    ".html",
+    ".pdf",
+    ".yaml",
+    ".yml",
+    ".xlsx",
+    ".npy",
+    ".log",
+    ".gz",
+    ".zip",
+}
 MAX_TRIES = 100  # unreadable images in a row before a corpus counts as unreadable
 
 
@@ -64,7 +80,9 @@ class Corpus(Dataset):
             except Exception as error:  # decoders raise many kinds
                 reason = error.reason if isinstance(error, UnreadableFile) else f"{type(error).__name__}: {error}"
                 problem = problem or f"{self.id(at)}: {reason}"
-        raise UnreadableFile(self.name, f"{min(self.size, MAX_TRIES)} images in a row can't be read, the first: {problem}")
+        raise UnreadableFile(
+            self.name, f"{min(self.size, MAX_TRIES)} images in a row can't be read, the first: {problem}"
+        )
 
     @property
     def description(self) -> str:
@@ -82,7 +100,9 @@ class Corpus(Dataset):
 class FileCorpus(Corpus):
     """Frames of image and DICOM files; every file has been opened and decoded once."""
 
-    def __init__(self, name: str, files: Sequence[tuple[str, int]], left_out: Sequence[tuple[str, str]] = (), root=None):
+    def __init__(
+        self, name: str, files: Sequence[tuple[str, int]], left_out: Sequence[tuple[str, str]] = (), root=None
+    ):
         self.files = list(files)
         self.ends = list(accumulate(frames for _, frames in self.files))
         self.root = Path(root) if root else None
@@ -216,9 +236,13 @@ def _open_files(paths: Sequence[Path], root: Path, name: str, progress: bool) ->
             return UnreadableFile(path, f"{type(error).__name__}: {error}")
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checked = list(tqdm(pool.map(check, paths), total=len(paths), desc=f"reading {name}", unit="file", disable=not progress))
+        checked = list(
+            tqdm(pool.map(check, paths), total=len(paths), desc=f"reading {name}", unit="file", disable=not progress)
+        )
     shown = {path: str(path.relative_to(root)) for path in paths}
-    left_out = [(shown[path], result.reason) for path, result in zip(paths, checked) if isinstance(result, UnreadableFile)]
+    left_out = [
+        (shown[path], result.reason) for path, result in zip(paths, checked) if isinstance(result, UnreadableFile)
+    ]
     left_out += [(f"{count} files *{suffix}", "no image") for suffix, count in sorted(side.items())]
     files = [(str(path), result) for path, result in zip(paths, checked) if not isinstance(result, UnreadableFile)]
     if not files:

@@ -174,13 +174,17 @@ def heart(t: Tissue, rng) -> list[Site]:
     t.brighten(0.6 * t.rim(outer, 50, 1.2), 11)
     for side in (-1, 1):
         left = side > 0
-        ventricle = t.oval(side * 21, 62, (17 if left else 13) * beat, length * 0.72 * beat**0.5, side * 0.16 + tilt, 0.04, rng)
+        ventricle = t.oval(
+            side * 21, 62, (17 if left else 13) * beat, length * 0.72 * beat**0.5, side * 0.16 + tilt, 0.04, rng
+        )
         t.fill(t.inside(ventricle, 18, 1.2), BLOOD, -0.25, 0.6)
         atrium = t.oval(side * 20, 62 + length * 0.98, 17 / beat**0.5, 17 / beat**0.5, 0, 0.05, rng)
         t.fill(t.inside(atrium, 16, 1.2), BLOOD, -0.25, 0.6)
         t.brighten(0.5 * t.rim(atrium, 16, 1.0), 8)
         swing = 0.55 * np.sin(2 * np.pi * t.phase + 1.2)
-        leaflet = np.abs(t.z - (62 + length * 0.66) - (t.x - side * 20) * np.float32(swing * np.sign(1 if left else -1)) * 0.7)
+        leaflet = np.abs(
+            t.z - (62 + length * 0.66) - (t.x - side * 20) * np.float32(swing * np.sign(1 if left else -1)) * 0.7
+        )
         t.brighten(np.exp(-((leaflet / 1.3) ** 2)) * (np.abs(t.x - side * 20) < 14), 9)
     return [Site(24, 62 + 14, 7.0, True), Site(-22, 62 + length, 7.0, True)]
 
@@ -368,7 +372,9 @@ def fetus(t: Tissue, rng) -> list[Site]:
     end = _abdomen(t, rng)
     t.fill(t.band(end, end + 11), 1, 0.2, 1.5)
     t.fill(t.band(end + 11, 400), FLUID + 2, -0.1, 0.4)
-    placenta = t.band(end + 8, end + rng.uniform(22, 30) + 2.5 * t.fields[0], 1.5) * np.clip((t.x + rng.uniform(-10, 20)) / 8, 0, 1)
+    placenta = t.band(end + 8, end + rng.uniform(22, 30) + 2.5 * t.fields[0], 1.5) * np.clip(
+        (t.x + rng.uniform(-10, 20)) / 8, 0, 1
+    )
     t.fill(placenta, 3.5, 0.2, 2.0)
     z, rx, rz, tilt = end + rng.uniform(58, 66), rng.uniform(44, 50), rng.uniform(33, 38), rng.uniform(-0.4, 0.4)
     skull = t.oval(0, z, rx, rz, tilt, 0.015, rng, 3)

@@ -89,7 +89,8 @@ def _geometry(probe: str, depth_mm: float, size: int) -> _Geometry:
         beam_mm = (radius + distance[:, 0]) * 2 * half_angle / beams
         top, width = radius * np.cos(half_angle) - radius, 2 * (radius + depth_mm) * np.sin(half_angle)
         span = max(width, depth_mm - top) * 1.02
-        px, pz = np.meshgrid((np.arange(size) + 0.5) / size * span - span / 2, (np.arange(size) + 0.5) / size * span + top - 0.01 * span)  # fmt: skip
+        pixel = (np.arange(size) + 0.5) / size * span
+        px, pz = np.meshgrid(pixel - span / 2, pixel + top - 0.01 * span)
         row = (np.hypot(px, pz + radius) - radius) / depth_mm * (samples - 1)
         column = (np.arctan2(px, pz + radius) / half_angle + 1) / 2 * (beams - 1)
     scan_mask = (row >= 0) & (row <= samples - 1) & (column >= 0) & (column <= beams - 1)
@@ -106,7 +107,10 @@ def _blur_across(echo: np.ndarray, geometry: _Geometry, width_mm: float, focus: 
     lowest, highest = max(0.35, float(sigma.min())), max(0.7, float(sigma.max()))
     levels = np.geomspace(lowest, max(highest, 1.05 * lowest), 3)
     # Three widths, blended by depth, each scaled so that white noise keeps its power.
-    blurred = [gaussian_filter1d(echo, s, axis=1, mode="nearest", truncate=2.5) * np.sqrt(2 * np.sqrt(np.pi) * s) for s in levels]
+    blurred = [
+        gaussian_filter1d(echo, s, axis=1, mode="nearest", truncate=2.5) * np.sqrt(2 * np.sqrt(np.pi) * s)
+        for s in levels
+    ]
     place = np.clip(np.log(np.maximum(sigma, lowest) / lowest) / np.log(levels[1] / levels[0]), 0, 2)[:, None]
     return sum(np.clip(1 - np.abs(place - level), 0, 1) * part for level, part in enumerate(blurred))
 
@@ -177,7 +181,9 @@ def phantom_frame(
     field *= amplitude * np.float32(np.sqrt(0.5))
     depth = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
     # Rough edges of a shadow: beams have a width, so the attenuation that they meet is an average over it.
-    loss_db = gaussian_filter1d(np.cumsum(tissue.att, axis=0) * np.float32(geometry.step_mm / 10), 1.0, axis=1, mode="nearest")
+    loss_db = gaussian_filter1d(
+        np.cumsum(tissue.att, axis=0) * np.float32(geometry.step_mm / 10), 1.0, axis=1, mode="nearest"
+    )
     loss_db += np.interp(depth[:, 0], (0, 0.5, 1), np.cumsum(tgc_error)).astype(np.float32)[:, None] * 3
     field *= np.power(10.0, -np.clip(loss_db, -9, 45) / 20)
     axial = max(0.5, axial_mm / geometry.step_mm)

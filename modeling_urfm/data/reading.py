@@ -106,7 +106,9 @@ def _check_dicom(path: Path, dataset, size: int):
     if rows < 2 or columns < 2:
         raise UnreadableFile(path, f"an image of {rows} x {columns} pixels")
     if rows * columns > MAX_FRAME_PIXELS:
-        raise UnreadableFile(path, f"declares frames of {rows} x {columns} pixels; at most {MAX_FRAME_PIXELS:,} are read")
+        raise UnreadableFile(
+            path, f"declares frames of {rows} x {columns} pixels; at most {MAX_FRAME_PIXELS:,} are read"
+        )
     if not 1 <= frames <= MAX_FRAMES:
         raise UnreadableFile(path, f"declares {frames:,} frames; at most {MAX_FRAMES:,} are read")
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)

@@ -25,7 +25,11 @@ def embed(encoder: torch.nn.Module, batches: Iterable[torch.Tensor]) -> np.ndarr
 
 
 def knn_accuracy(
-    train_features: np.ndarray, train_labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray, k: int = 10
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: int = 10,
 ) -> float:
     """Share of test images, in [0, 1], whose `k` nearest training images vote for the right label.
 
@@ -34,7 +38,9 @@ def knn_accuracy(
     """
     scaler = StandardScaler().fit(train_features)
     classifier = KNeighborsClassifier(
-        n_neighbors=min(k, len(train_labels)), metric="cosine", weights=lambda distance: np.clip(2 - distance, 1e-6, None)
+        n_neighbors=min(k, len(train_labels)),
+        metric="cosine",
+        weights=lambda distance: np.clip(2 - distance, 1e-6, None),
     )
     classifier.fit(scaler.transform(train_features), train_labels)
     return float(classifier.score(scaler.transform(test_features), test_labels))

@@ -34,7 +34,9 @@ class PretrainArguments:
         "'open_clip:hf-hub:ID', 'open_clip:local-dir:FOLDER', 'transformers:ID_OR_FOLDER'.",
         "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
     )
-    teacher_layer: int = _help("Layer of the teacher: -1 is the last, after its norm; -2 the one before, and so on.", -1)
+    teacher_layer: int = _help(
+        "Layer of the teacher: -1 is the last, after its norm; -2 the one before, and so on.", -1
+    )
     teacher_normalize: str = _help("Normalisation of the teacher's features: 'none', 'l2' or 'layer_norm'.", "none")
     output_dir: str = _help("Folder for the model, its card, figures, results and checkpoints.", "urfm")
     init_from: str | None = _help("Folder or Hub id of a URFM model to continue from (weights only).")
@@ -49,7 +51,9 @@ class PretrainArguments:
     max_train_steps: int | None = _help("Steps of the optimiser; overrides num_train_epochs.")
     warmup_ratio: float = _help("Share of the steps in which the learning rate rises linearly.", 0.05)
     min_crop_scale: float = _help("Smallest area of a random crop, of the image's; the largest is 1.", 0.2)
-    loss_on_scan_region: bool = _help("Take the loss over patches that show ultrasound only, found from the pixels.", False)
+    loss_on_scan_region: bool = _help(
+        "Take the loss over patches that show ultrasound only, found from the pixels.", False
+    )
     mixed_precision: str | None = _help("'no', 'bf16' or 'fp16'. Default: what `accelerate launch` was told.")
     gradient_checkpointing: bool = _help("Recompute activations in the backward pass: slower, less memory.", False)
     ema_decay: float | None = _help("Decay of an exponential moving average of the weights; it is what is published.")
@@ -88,7 +92,9 @@ class PretrainArguments:
         _check_choice("report_to", self.report_to, ("none", "tensorboard", "trackio", "wandb", "all"))
 
 
-def parse_arguments(default_config: str | Path, argv: Sequence[str] | None = None) -> tuple[PretrainArguments, URFMConfig]:
+def parse_arguments(
+    default_config: str | Path, argv: Sequence[str] | None = None
+) -> tuple[PretrainArguments, URFMConfig]:
     """Read `--config FILE.yaml`, then let every flag override it.
 
     Raises:
@@ -102,7 +108,9 @@ def parse_arguments(default_config: str | Path, argv: Sequence[str] | None = Non
     parser = argparse.ArgumentParser(
         parents=[first], allow_abbrev=False, description="Pre-train URFM: predict a frozen teacher's features of masked patches.",
     )  # fmt: skip
-    training = _add_group(parser, "training", PretrainArguments, {f.name: f.metadata["help"] for f in fields(PretrainArguments)})
+    training = _add_group(
+        parser, "training", PretrainArguments, {f.name: f.metadata["help"] for f in fields(PretrainArguments)}
+    )
     model = _add_group(parser, "model", URFMConfig, _model_help())
     for section, values in _read_sections(known.config).items():
         names = training if section == "training" else model
@@ -146,10 +154,16 @@ def _add_group(parser: argparse.ArgumentParser, title: str, cls: type, helps: di
         many = get_origin(kind) is list
         kind = get_args(kind)[0] if many else kind
         default = getattr(cls, name, None)
-        options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, "nargs": "+" if many else None}
+        options = (
+            {"action": argparse.BooleanOptionalAction}
+            if kind is bool
+            else {"type": kind, "nargs": "+" if many else None}
+        )
         choices = {"choices": CHOICES[name]} if cls is URFMConfig and name in CHOICES else {}
         shown = "" if default is None else f" [{default}]"
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text.replace("%", "%%") + shown, **options, **choices)
+        group.add_argument(
+            f"--{name}", default=argparse.SUPPRESS, help=text.replace("%", "%%") + shown, **options, **choices
+        )
     return list(helps)
 
 

@@ -25,7 +25,9 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
-def make_optimizer(model: torch.nn.Module, learning_rate: float, weight_decay: float, beta2: float) -> torch.optim.AdamW:
+def make_optimizer(
+    model: torch.nn.Module, learning_rate: float, weight_decay: float, beta2: float
+) -> torch.optim.AdamW:
     """AdamW with beta1 = 0.9 (MAE: beta2 = 0.95)."""
     return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=(0.9, beta2))
 

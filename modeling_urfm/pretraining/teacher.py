@@ -233,8 +233,8 @@ def _layer_index(layer: int, depth: int) -> int:
 class _TimmTower(nn.Module):
     """Patch tokens of a timm ViT: prefix tokens (CLS, registers) are dropped.
 
-    ViTs that pool their patch tokens norm them only after pooling (`fc_norm`); here it is applied to each token, so that
-    the last layer is after the final norm for every trunk.
+    The last layer is what timm's `forward_features` gives: after the final norm, but for ViTs that mean-pool their patch
+    tokens and norm only the mean; theirs come as they are pooled.
     """
 
     def __init__(self, trunk: nn.Module, layer: int):
@@ -244,8 +244,7 @@ class _TimmTower(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.layer == len(self.trunk.blocks) - 1:
-            tokens = self.trunk.forward_features(pixels)[:, self.trunk.num_prefix_tokens :]
-            return self.trunk.fc_norm(tokens) if isinstance(self.trunk.norm, nn.Identity) else tokens
+            return self.trunk.forward_features(pixels)[:, self.trunk.num_prefix_tokens :]
         return self.trunk.forward_intermediates(
             pixels, indices=[self.layer], output_fmt="NLC", intermediates_only=True, stop_early=True
         )[0]

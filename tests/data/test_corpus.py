@@ -42,7 +42,9 @@ def test_a_folder_of_dicom_with_a_corrupted_file_among_them(tmp_path):
     names = dict(corpus.left_out)
     assert set(names) == {"broken.dcm", "1 files *.txt"} and names["broken.dcm"]
     assert corpus[5]["pixels"].dtype == torch.uint8 and corpus[5]["pixels"].shape[0] == 3
-    assert len({corpus.id(i) for i in range(34)}) == 34 and "examples_ybr_color.dcm#29" in {corpus.id(i) for i in range(34)}
+    assert len({corpus.id(i) for i in range(34)}) == 34 and "examples_ybr_color.dcm#29" in {
+        corpus.id(i) for i in range(34)
+    }
     assert "34 images, 2 left out" in corpus.description
 
 
@@ -56,7 +58,9 @@ def test_folders_image_folders_single_files_and_saved_data_sets(folder, tmp_path
             picture(number).save(split / part / "liver" / f"{number}.jpg")
     assert len(load_corpus(split, progress=False)) == 3
     assert len(load_corpus(split, split="test", progress=False)) == 2
-    table = datasets.Dataset.from_dict({"image": [picture(7), picture(8)]}, features=datasets.Features({"image": datasets.Image()}))
+    table = datasets.Dataset.from_dict(
+        {"image": [picture(7), picture(8)]}, features=datasets.Features({"image": datasets.Image()})
+    )
     saved = tmp_path_factory.mktemp("saved")
     table.save_to_disk(str(saved))
     assert load_corpus(saved, progress=False)[1]["pixels"].max() == 8
@@ -64,7 +68,9 @@ def test_folders_image_folders_single_files_and_saved_data_sets(folder, tmp_path
 
 def test_parquet_with_image_structs_and_with_plain_bytes(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "organ": datasets.Value("string")})
-    table = datasets.Dataset.from_dict({"image": [picture(v) for v in (1, 2, 3)], "organ": ["liver"] * 3}, features=features)
+    table = datasets.Dataset.from_dict(
+        {"image": [picture(v) for v in (1, 2, 3)], "organ": ["liver"] * 3}, features=features
+    )
     (tmp_path / "shards" / "data").mkdir(parents=True)
     table.to_parquet(str(tmp_path / "shards" / "data" / "train-00000-of-00001.parquet"))
     table.select([0]).to_parquet(str(tmp_path / "shards" / "data" / "test-00000-of-00001.parquet"))
@@ -81,7 +87,9 @@ def test_parquet_with_image_structs_and_with_plain_bytes(tmp_path):
 def test_an_image_that_cannot_be_read_costs_itself_alone(tmp_path):
     good = [{"bytes": open_bytes(picture(v)), "path": None} for v in (1, 2, 3)]
     cells = [good[0], {"bytes": b"no image", "path": None}, good[1], None, good[2]]
-    table = datasets.Dataset.from_dict({"image": cells}, features=datasets.Features({"image": datasets.Image(decode=False)}))
+    table = datasets.Dataset.from_dict(
+        {"image": cells}, features=datasets.Features({"image": datasets.Image(decode=False)})
+    )
     corpus = TableCorpus("table", table)
     assert [corpus[i]["pixels"].max().item() for i in range(5)] == [1, 2, 2, 3, 3]
     assert corpus[1]["unreadable"].startswith("table#1: UnidentifiedImageError") and corpus[1]["id"] == "table#2"
@@ -162,7 +170,9 @@ def test_crops_are_distributed_as_torchvisions():
     rng = np.random.default_rng(0)
     ours = np.array([transform.box(60, 90, rng) for _ in range(4000)], float)
     crop = RandomResizedCrop(16, scale=(0.3, 1.0))
-    theirs = np.array([[crop.make_params([image])[k] for k in ("top", "left", "height", "width")] for _ in range(4000)], float)
+    theirs = np.array(
+        [[crop.make_params([image])[k] for k in ("top", "left", "height", "width")] for _ in range(4000)], float
+    )
     for mine, other in zip(ours.T, theirs.T):
         assert abs(mine.mean() - other.mean()) < 0.1 * other.std() and abs(mine.std() / other.std() - 1) < 0.06
 

@@ -29,7 +29,10 @@ def test_lesions_are_in_the_picture_and_in_the_caption(organ, lesion):
 
 
 def test_lesions_change_the_image_where_the_mask_is():
-    healthy, ill = (phantom_frame(0, 1, organ="breast", lesion=kind, snr_db=40).image.astype(float) for kind in ("absent", "malignant"))
+    healthy, ill = (
+        phantom_frame(0, 1, organ="breast", lesion=kind, snr_db=40).image.astype(float)
+        for kind in ("absent", "malignant")
+    )
     mask = phantom_frame(0, 1, organ="breast", lesion="malignant").mask.astype(bool)
     difference = np.abs(healthy - ill)
     assert difference[mask].mean() > 4 * difference[:20].mean()
@@ -44,7 +47,9 @@ def test_the_noise_has_the_ratio_that_was_asked_for(snr_db, organ, patient):
 def test_noise_drowns_the_anatomy_as_the_ratio_falls():
     def likeness(snr_db):
         clean = phantom_frame(0, 7, organ="kidney", lesion="absent", snr_db=60).image.astype(float).ravel()
-        return np.corrcoef(clean, phantom_frame(0, 7, organ="kidney", lesion="absent", snr_db=snr_db).image.ravel())[0, 1]
+        return np.corrcoef(clean, phantom_frame(0, 7, organ="kidney", lesion="absent", snr_db=snr_db).image.ravel())[
+            0, 1
+        ]
 
     values = [likeness(snr_db) for snr_db in (30, 10, 0, -10)]
     assert values == sorted(values, reverse=True) and values[0] > 0.95 and values[0] - values[-1] > 0.04
@@ -56,7 +61,10 @@ def test_speckle_is_fully_developed():
 
     geometry = phantoms._geometry("linear", 40.0, 128)
     rng = np.random.default_rng(0)
-    parts = [phantoms._blur_across(rng.standard_normal(geometry.x.shape).astype(np.float32), geometry, 0.4, 0.5) for _ in range(2)]
+    parts = [
+        phantoms._blur_across(rng.standard_normal(geometry.x.shape).astype(np.float32), geometry, 0.4, 0.5)
+        for _ in range(2)
+    ]
     envelope = np.hypot(*parts)
     assert (20 * np.log10(envelope)).std() == pytest.approx(5.57, rel=0.1)
     # the same power at all depths, though the beam widens
@@ -81,7 +89,9 @@ def test_a_patient_is_the_same_whatever_is_made_beside_it():
     parallel = generate_phantoms(6, frames_per_patient=2, snr_db=(0, 10), seed=5, num_proc=2)
     for one, other in ((whole.select(range(6, 10)), part), (whole, parallel)):
         for a, b in zip(one, other):
-            assert {k: v for k, v in a.items() if k not in ("image", "mask")} == {k: v for k, v in b.items() if k not in ("image", "mask")}
+            assert {k: v for k, v in a.items() if k not in ("image", "mask")} == {
+                k: v for k, v in b.items() if k not in ("image", "mask")
+            }
             assert np.array_equal(a["image"], b["image"]) and np.array_equal(a["mask"], b["mask"])
     assert len(set(whole["patient_id"])) == 6 and whole.features["organ"].names == list(ORGANS)
     assert not np.array_equal(whole[0]["image"], generate_phantoms(1, seed=6)[0]["image"])

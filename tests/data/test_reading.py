@@ -55,7 +55,9 @@ def test_lossless_compressions_give_the_same_pixels(tmp_path, syntax):
     dataset = pydicom.dcmread(EXAMPLES["examples_rgb_color.dcm"])
     dataset.compress(syntax)
     dataset.save_as(tmp_path / "compressed")
-    assert np.array_equal(open_source(tmp_path / "compressed").frame(0), open_source(EXAMPLES["examples_rgb_color.dcm"]).frame(0))
+    assert np.array_equal(
+        open_source(tmp_path / "compressed").frame(0), open_source(EXAMPLES["examples_rgb_color.dcm"]).frame(0)
+    )
 
 
 def grey_dicom(path, pixels: np.ndarray, bits: int, **values):
@@ -103,7 +105,9 @@ def test_broken_and_lying_files_say_why(tmp_path):
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
     (tmp_path / "text").write_text("hello")
     assert reason(tmp_path / "empty.dcm") == "the file is empty"
-    assert "truncated: declares 230,400 bytes of pixels" in reason(tmp_path / "cut.dcm") or "pixel data" in reason(tmp_path / "cut.dcm")
+    assert "truncated: declares 230,400 bytes of pixels" in reason(tmp_path / "cut.dcm") or "pixel data" in reason(
+        tmp_path / "cut.dcm"
+    )
     assert reason(tmp_path / "noise.dcm")
     assert reason(tmp_path / "cut.png")
     assert reason(tmp_path / "text") == "neither a DICOM file nor an image"
@@ -134,7 +138,11 @@ def test_a_mutated_header_is_read_or_refused_but_never_crashes(tmp_path_factory,
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_images_of_every_mode(tmp_path, mode, suffix):
     ramp = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
-    image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert("RGB").convert(mode)
+    image = (
+        Image.fromarray(ramp.astype(np.uint16) * 257)
+        if mode == "I;16"
+        else Image.fromarray(ramp).convert("RGB").convert(mode)
+    )
     image.save(tmp_path / f"image{suffix}")
     frame = open_source(tmp_path / f"image{suffix}").frame(0)
     assert frame.shape == (8, 8, 3)

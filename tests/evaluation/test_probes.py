@@ -21,7 +21,12 @@ SMALL = {
 
 def test_knn_equals_a_loop():
     rng = np.random.default_rng(0)
-    x, y, z, w = rng.normal(size=(60, 5)) + np.arange(60)[:, None] % 3, np.arange(60) % 3, rng.normal(size=(30, 5)) + 1, np.arange(30) % 3
+    x, y, z, w = (
+        rng.normal(size=(60, 5)) + np.arange(60)[:, None] % 3,
+        np.arange(60) % 3,
+        rng.normal(size=(30, 5)) + 1,
+        np.arange(30) % 3,
+    )
     a, b = (x - x.mean(0)) / x.std(0), (z - x.mean(0)) / x.std(0)
     right = 0
     for row, label in zip(b, w):
@@ -61,7 +66,14 @@ def test_the_pictures_are_drawn(tmp_path):
     plot_loss(history, [{"step": 0, "knn_accuracy": 0.2}, {"step": 90, "knn_accuracy": 0.7}], tmp_path / "loss.png")
     plot_loss(history[:1], [], tmp_path / "short.png")
     mask = torch.rand(2, 16) > 0.5
-    plot_targets(["a", "b"], torch.rand(2, 3, 32, 32), mask, torch.randn(2, 16, 8), torch.randn(2, 16, 8), tmp_path / "targets.png")
+    plot_targets(
+        ["a", "b"],
+        torch.rand(2, 3, 32, 32),
+        mask,
+        torch.randn(2, 16, 8),
+        torch.randn(2, 16, 8),
+        tmp_path / "targets.png",
+    )
     for name in ("loss.png", "short.png", "targets.png"):
         assert min(Image.open(tmp_path / name).size) > 200
     assert not list(tmp_path.glob(".tmp*"))

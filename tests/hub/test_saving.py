@@ -12,7 +12,14 @@ import pytest
 import torch
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-from modeling_urfm import URFMBackbone, URFMConfig, URFMForPreTraining, URFMImageProcessor, URFMImageProcessorPil, URFMModel
+from modeling_urfm import (
+    URFMBackbone,
+    URFMConfig,
+    URFMForPreTraining,
+    URFMImageProcessor,
+    URFMImageProcessorPil,
+    URFMModel,
+)
 from modeling_urfm.hub import saving
 from modeling_urfm.hub.saving import move_into, save_model_folder
 
@@ -29,7 +36,9 @@ SMALL = {
 def folder(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "urfm"
-    save_model_folder(URFMForPreTraining(URFMConfig(**SMALL)), URFMImageProcessor(size={"height": 32, "width": 32}), path)
+    save_model_folder(
+        URFMForPreTraining(URFMConfig(**SMALL)), URFMImageProcessor(size={"height": 32, "width": 32}), path
+    )
     return path
 
 
@@ -89,7 +98,9 @@ def test_a_clean_process_without_the_package(folder, tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder.parent, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder.parent, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "all of them" in done.stdout
     image = torch.full((40, 50, 3), 90, dtype=torch.uint8).numpy()

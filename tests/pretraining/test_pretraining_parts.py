@@ -30,13 +30,20 @@ def small(**values):
 
 
 def test_a_flag_overrides_the_file_and_the_file_the_default(tmp_path):
-    args, config = parse_arguments(DEMO, ["--mask_ratio", "0.6", "--seed", "7", "--dataset", "a", "b", "--no-gradient_checkpointing"])
+    args, config = parse_arguments(
+        DEMO, ["--mask_ratio", "0.6", "--seed", "7", "--dataset", "a", "b", "--no-gradient_checkpointing"]
+    )
     assert (config.mask_ratio, config.image_size, config.patch_size) == (0.6, 160, 16)
     assert (args.seed, args.dataset, args.teacher, args.gradient_checkpointing) == (7, ["a", "b"], "demo", False)
     file = tmp_path / "mine.yaml"
     file.write_text("model: {hidden_size: 96, num_attention_heads: 3}\ntraining: {dataset: [x], output_dir: there}\n")
     args, config = parse_arguments(DEMO, ["--config", str(file)])
-    assert (config.hidden_size, config.num_hidden_layers, args.output_dir, args.teacher[:9]) == (96, 12, "there", "open_clip")
+    assert (config.hidden_size, config.num_hidden_layers, args.output_dir, args.teacher[:9]) == (
+        96,
+        12,
+        "there",
+        "open_clip",
+    )
 
 
 @pytest.mark.parametrize("name", ["urfm_small", "urfm_base", "urfm_large", "urfm_huge", "demo"])
@@ -70,7 +77,13 @@ def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit):
         parse_arguments(DEMO, ["--help"])
     text = capsys.readouterr().out
-    for name in ("--output_dir", "--per_device_train_batch_size", "--resume_from_checkpoint", "--mask_ratio", "--teacher_layer"):
+    for name in (
+        "--output_dir",
+        "--per_device_train_batch_size",
+        "--resume_from_checkpoint",
+        "--mask_ratio",
+        "--teacher_layer",
+    ):
         assert name in text
 
 
@@ -91,10 +104,16 @@ def test_the_scan_region_holds_what_is_lit_and_what_lies_between():
     pixels[:, :, 8:16, 8:32] = 0.5  # a lit row of patches 1..3
     pixels[:, :, 24:32, 8:32] = 0.5  # and another below, fluid between them
     region = scan_region_patches(pixels, 8).view(5, 5)
-    assert region.nonzero().tolist() == [[1, 1], [1, 2], [1, 3], [3, 1], [3, 2], [3, 3]] or region[2, 1:4].tolist() in ([True] * 3, [False] * 3)
+    assert region.nonzero().tolist() == [[1, 1], [1, 2], [1, 3], [3, 1], [3, 2], [3, 3]] or region[2, 1:4].tolist() in (
+        [True] * 3,
+        [False] * 3,
+    )
     pixels[:, :, 16:24, [8, 31]] = 0.5  # walls at both sides of the fluid
     assert scan_region_patches(pixels, 8).view(5, 5)[1:4, 1:4].all()
-    assert not scan_region_patches(pixels, 8).view(5, 5)[0].any() and not scan_region_patches(torch.zeros(1, 3, 16, 16), 8).any()
+    assert (
+        not scan_region_patches(pixels, 8).view(5, 5)[0].any()
+        and not scan_region_patches(torch.zeros(1, 3, 16, 16), 8).any()
+    )
 
 
 # ---------------------------------------------------------------- schedules

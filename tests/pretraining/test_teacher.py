@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from modeling_urfm import URFMConfig, URFMModel
 from modeling_urfm.pretraining.teacher import (
     CLIP_MEAN,
@@ -20,7 +22,6 @@ from modeling_urfm.pretraining.teacher import (
     TeacherError,
     load_teacher,
 )
-from torch import nn
 
 
 open_clip = pytest.importorskip("open_clip")

@@ -21,7 +21,9 @@ from .source import load
 
 
 pytestmark = pytest.mark.common
-modeling, configuration, backbone = map(load, ("test_modeling_common", "test_configuration_common", "test_backbone_common"))
+modeling, configuration, backbone = map(
+    load, ("test_modeling_common", "test_configuration_common", "test_backbone_common")
+)
 
 
 class URFMModelTester:
