@@ -1,8 +1,8 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """Draw a contact sheet of the phantoms: the 15 organs across, without a lesion, with a benign-like and a malignant-like one.
 
-    python recipes/draw_phantoms.py --output phantoms.png                     # the README's picture
-    python recipes/draw_phantoms.py --output noisy.png --snr_db 0
+python recipes/draw_phantoms.py --output phantoms.png                     # the README's picture
+python recipes/draw_phantoms.py --output noisy.png --snr_db 0
 """
 
 import argparse

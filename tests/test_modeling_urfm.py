@@ -460,7 +460,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["encoder", "pretraining_random", "pretraining_block", "cross", "segmentation"])
 def test_it_compiles_as_one_graph(kind):
     torch.compiler.reset()

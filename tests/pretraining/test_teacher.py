@@ -96,7 +96,7 @@ def test_timm_trunk_parity(tmp_path, safetensors):
     assert teacher.name == f"open_clip:local-dir:{tmp_path}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_biomedclip_layout_at_full_size(tmp_path):
     """The very structure of BiomedCLIP's vision tower, with random weights: 196 patch tokens of 768."""
     vision = TIMM_VISION | {"timm_model_name": "vit_base_patch16_224", "image_size": 224}

@@ -62,13 +62,20 @@ def test_a_folder_of_dicom_with_a_corrupted_file_trains_and_names_it(tmp_path):
     assert results["metrics"]["images"] == 34 and results["metrics"]["images_left_out"] == 1
     assert results["metrics"]["left_out"][0].startswith("corrupted.dcm: ")
     assert results["metrics"]["knn_accuracy"] is not None and results["metrics"]["knn_accuracy_untrained"] is not None
-    for name in ("README.md", "loss.png", "targets.png", "modeling_urfm.py", "preprocessor_config.json", "checkpoint-8"):
+    for name in (
+        "README.md",
+        "loss.png",
+        "targets.png",
+        "modeling_urfm.py",
+        "preprocessor_config.json",
+        "checkpoint-8",
+    ):
         assert (output / name).exists()
     assert URFMForPreTraining.from_pretrained(output).config.auto_map["AutoModel"] == "modeling_urfm.URFMModel"
     assert "34 images" in (output / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", [[], ["--ema_decay", "0.9", "--gradient_accumulation_steps", "2"]])
 def test_killed_and_resumed_it_ends_with_the_same_weights(images, tmp_path, options):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -105,7 +112,7 @@ def test_a_data_set_smaller_than_a_batch_trains_in_pixel_mode_with_a_tracker(ima
     assert list((tmp_path / "urfm").rglob("events.out.tfevents*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_cannot_be_had_is_said_before_any_data_is_read(tmp_path):
     done = launch("--dataset", tmp_path / "nowhere", "--teacher", "open_clip:hf-hub:nobody/nothing", check=False)
     assert done.returncode != 0 and "hf download nobody/nothing" in done.stderr
