@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from modeling_urfm import URFMForPreTraining, URFMImageProcessor
 from modeling_urfm.data.corpus import join_corpora, load_corpus
 from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus, example_images
+from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.data.transforms import AugmentedCorpus, EpochBatchSampler, PretrainTransform, collate
 from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
@@ -267,7 +268,7 @@ def make_accelerator(args) -> Accelerator:
         )
     if accelerator.device.type == "cpu" and asked == 1:
         # `accelerate launch` leaves one thread to a process on a CPU.
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        torch.set_num_threads(usable_cores())
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size

@@ -46,7 +46,6 @@ def from_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "cls_token": "embeddings.cls_token",
         "pos_embed": "embeddings.position_embeddings",
         "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        "norm.": "layernorm.",
         "blocks.": "layers.",
         "attn.proj": "attention.o_proj",
         "norm1": "layernorm_before",
@@ -58,7 +57,7 @@ def from_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             key = key.replace("norm.", "layernorm.")
         else:
             for theirs, ours in names.items():
-                key = key.replace(theirs, ours) if theirs != "norm." else key
+                key = key.replace(theirs, ours)
         if ".attn.qkv." in key:
             for name, part in zip("qkv", value.chunk(3)):
                 converted[key.replace("attn.qkv", f"attention.{name}_proj")] = part
@@ -242,7 +241,6 @@ def test_only_visible_patches_reach_the_encoder_and_only_masked_ones_the_loss():
     assert hidden.sum(1).tolist() == [12, 12]
     assert outputs.hidden_states[0].shape == (2, 1 + 4, 32) and len(outputs.hidden_states) == 4
     changed = pixels.clone().view(2, 3, 4, 8, 4, 8)
-    changed.permute(0, 2, 4, 1, 3, 5).reshape(2, 16, -1)  # a view of patches, for the reader
     for image in range(2):
         for patch in hidden[image].nonzero().flatten().tolist():
             changed[image, :, patch // 4, :, patch % 4] = 0.0

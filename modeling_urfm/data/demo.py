@@ -1,14 +1,13 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """The demo's data: phantoms at a low signal-to-noise ratio, and every frame of pydicom's real ultrasound examples."""
 
-import os
-
 import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from .corpus import Corpus, FileCorpus, TableCorpus, join_corpora
-from .phantoms import ORGANS, generate_phantoms, phantom_frame
+from .phantoms import ORGANS, generate_phantoms, phantom_frame, usable_cores
 from .reading import open_source, ultrasound_examples
-from .transforms import F, InterpolationMode
 
 
 # Phantoms that a student is pre-trained on; teachers and evaluations have seeds of their own.
@@ -22,9 +21,13 @@ PHANTOM_SIZE = 128
 
 def demo_corpus(num_patients: int, snr_db: tuple[float, float] = PHANTOM_SNR_DB, progress: bool = True) -> Corpus:
     """Four frames of each of `num_patients` phantoms, and the real frames that come with pydicom."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     phantoms = generate_phantoms(
-        num_patients, image_size=PHANTOM_SIZE, snr_db=snr_db, seed=CORPUS_SEED, num_proc=cores, progress=progress
+        num_patients,
+        image_size=PHANTOM_SIZE,
+        snr_db=snr_db,
+        seed=CORPUS_SEED,
+        num_proc=usable_cores(),
+        progress=progress,
     )
     parts: list[Corpus] = [TableCorpus("synthetic phantoms", phantoms)]
     files = [(str(path), open_source(path).num_frames) for path in ultrasound_examples()]

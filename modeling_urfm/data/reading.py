@@ -19,7 +19,7 @@ MAX_FRAMES = 100_000
 # Modality of ultrasound, and of screen shots, which many scanners export as secondary captures.
 ULTRASOUND_MODALITIES = ("US", "IVUS", "OT", "SC", "")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".jp2"}
-# pydicom's own test files that show ultrasound; they are in its wheel. (US1_*.dcm, whole studies, are not.)
+# pydicom's own test files that show ultrasound; they are in its wheel.
 PYDICOM_EXAMPLES = (
     "examples_rgb_color.dcm", "examples_palette.dcm", "examples_jpeg2k.dcm", "examples_ybr_color.dcm", "ExplVR_BigEnd.dcm",
 )  # fmt: skip

@@ -28,8 +28,8 @@ def batch_mask(config: URFMConfig, batch_size: int, generator: torch.Generator) 
 def scan_region_patches(pixels: torch.Tensor, patch_size: int, threshold: float = 0.03) -> torch.BoolTensor:
     """Which patches show ultrasound, for `loss_mask`.
 
-    A patch is lit when its brightest pixel is above `threshold`; what lies between lit patches of its row or of its
-    column belongs to the scan too, since fluid and shadow are dark but are part of the picture.
+    A patch is lit when its brightest pixel is above `threshold`; what lies between lit patches both of its row and of
+    its column belongs to the scan too, since fluid and shadow are dark but are part of the picture.
 
     Args:
         pixels: (batch, channels, height, width) in [0, 1].

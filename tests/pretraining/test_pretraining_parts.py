@@ -104,10 +104,7 @@ def test_the_scan_region_holds_what_is_lit_and_what_lies_between():
     pixels[:, :, 8:16, 8:32] = 0.5  # a lit row of patches 1..3
     pixels[:, :, 24:32, 8:32] = 0.5  # and another below, fluid between them
     region = scan_region_patches(pixels, 8).view(5, 5)
-    assert region.nonzero().tolist() == [[1, 1], [1, 2], [1, 3], [3, 1], [3, 2], [3, 3]] or region[2, 1:4].tolist() in (
-        [True] * 3,
-        [False] * 3,
-    )
+    assert region.nonzero().tolist() == [[1, 1], [1, 2], [1, 3], [3, 1], [3, 2], [3, 3]]
     pixels[:, :, 16:24, [8, 31]] = 0.5  # walls at both sides of the fluid
     assert scan_region_patches(pixels, 8).view(5, 5)[1:4, 1:4].all()
     assert (
