@@ -137,6 +137,11 @@ class URFMConfig(BackboneConfigMixin, PreTrainedConfig):
         return num_masked(self.num_patches, self.mask_ratio)
 
     @property
+    def num_predicted_patches(self) -> int:
+        """Masked patches that are predicted: all, or the cross-attention decoder's share of them."""
+        return num_predicted(self.num_masked_patches, self.decoder_mask_fraction)
+
+    @property
     def prediction_size(self) -> int:
         """Width of the decoder's output: the teacher's features, or the pixels of a patch."""
         return self.patch_size**2 * self.num_channels if self.target == "pixel" else self.target_hidden_size
@@ -215,6 +220,11 @@ def num_masked(num_patches: int, mask_ratio: float) -> int:
     """How many of `num_patches` a mask at `mask_ratio` hides: MAE's count, but at least 1 hidden and 1 visible."""
     hidden = num_patches - int(num_patches * (1 - mask_ratio))
     return max(1, min(hidden, num_patches - 1))
+
+
+def num_predicted(num_masked_patches: int, decoder_mask_fraction: float) -> int:
+    """How many of the masked patches a decoder with `decoder_mask_fraction` predicts: at least 1."""
+    return max(1, round(num_masked_patches * decoder_mask_fraction))
 
 
 def nearest_multiple(value: int, factor: int) -> int:

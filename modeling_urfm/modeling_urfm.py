@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_urfm import URFMConfig, nearest_multiple, num_masked
+from .configuration_urfm import URFMConfig, nearest_multiple, num_masked, num_predicted
 
 
 @dataclass
@@ -580,7 +580,7 @@ class URFMForPreTraining(URFMPreTrainedModel):
         order = bool_masked_pos.to(torch.uint8).argsort(dim=1, stable=True)
         visible_indices, masked_indices = order[:, : length - count], order[:, length - count :]
         if self.config.decoder_type == "cross_attention" and self.config.decoder_mask_fraction < 1:
-            predicted = max(1, round(count * self.config.decoder_mask_fraction))
+            predicted = num_predicted(count, self.config.decoder_mask_fraction)
             chosen = draw_mask(batch, (1, count), predicted, "random", generator, pixel_values.device, fixed)
             part = chosen.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :predicted]
             masked_indices = masked_indices.gather(1, part)

@@ -144,6 +144,8 @@ def main():
     batches = iter(loader)
     normalize = Normalize(accelerator.device)
     grid = (config.image_size // config.patch_size,) * 2
+    # With --loss_on_scan_region and a part predicted, the share of lit patches among that part is an expectation.
+    predicted_share = config.num_predicted_patches / config.num_masked_patches
     loop_started = time.perf_counter()
     window, window_started, window_loss = 0, loop_started, torch.zeros((), device=accelerator.device)
     bar = tqdm(
@@ -168,7 +170,7 @@ def main():
             micro_batches.append((pixels, mask, loss_mask))
         hidden = sum(int((mask if lit is None else mask & lit).sum()) for _, mask, lit in micro_batches)
         items = accelerator.reduce(torch.tensor(float(hidden), device=accelerator.device), reduction="sum")
-        items = (items * config.decoder_mask_fraction).clamp(min=1)
+        items = (items * predicted_share).clamp(min=1)
         for pixels, mask, loss_mask in micro_batches:
             pixels = pixels.to(accelerator.device, non_blocking=True)
             targets = teacher(pixels, grid) if teacher else None

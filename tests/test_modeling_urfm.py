@@ -434,10 +434,12 @@ def test_transformers_own_frameworks_take_the_backbone():
     assert dpt.eval()(torch.randn(1, 3, 64, 64)).predicted_depth.ndim == 3
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
+@torch.no_grad()
 def test_attention_implementations_agree(attention):
     model = URFMModel(tiny()).eval()
     pixels = torch.randn(2, 3, 32, 32)
+    model.set_attn_implementation("eager")
     expected = model(pixels).last_hidden_state
     model.set_attn_implementation(attention)
     torch.testing.assert_close(model(pixels).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
@@ -458,7 +460,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "pretraining_random", "pretraining_block", "cross", "segmentation"])
 def test_it_compiles_as_one_graph(kind):
     torch.compiler.reset()

@@ -41,7 +41,7 @@ NEEDED = (
 )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_importing_it_costs_at_most_a_tenth_more_than_what_it_needs():
     def seconds(code):
         timed = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"

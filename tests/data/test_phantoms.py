@@ -59,7 +59,8 @@ def test_speckle_is_fully_developed():
     """The envelope of many scatterers is Rayleigh: in dB its standard deviation is 5.57, before the display's smoothing."""
     from modeling_urfm.data import phantoms
 
-    geometry = phantoms._geometry("linear", 40.0, 128)
+    scanner = phantoms._Scanner.draw("linear", (40.0, 40.0), np.random.default_rng(0))
+    geometry = phantoms._geometry(scanner, 128)
     rng = np.random.default_rng(0)
     parts = [
         phantoms._blur_across(rng.standard_normal(geometry.x.shape).astype(np.float32), geometry, 0.4, 0.5)

@@ -11,9 +11,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from modeling_urfm import URFMConfig, URFMModel
+from modeling_urfm.data.phantoms import phantom_frame
 from modeling_urfm.pretraining.teacher import (
     CLIP_MEAN,
     CLIP_STD,
@@ -96,7 +98,7 @@ def test_timm_trunk_parity(tmp_path, safetensors):
     assert teacher.name == f"open_clip:local-dir:{tmp_path}"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_biomedclip_layout_at_full_size(tmp_path):
     """The very structure of BiomedCLIP's vision tower, with random weights: 196 patch tokens of 768."""
     vision = TIMM_VISION | {"timm_model_name": "vit_base_patch16_224", "image_size": 224}
@@ -432,3 +434,16 @@ def test_demo_teacher():
     assert {"open_clip_config.json", "open_clip_model.safetensors", "README.md"} <= {
         f.name for f in DEMO_TEACHER.iterdir()
     }
+
+
+def test_demo_teacher_is_a_whole_clip_to_open_clip():
+    """As BiomedCLIP's folder: open_clip itself builds both towers and the tokenizer from it, and texts find their images."""
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{DEMO_TEACHER}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{DEMO_TEACHER}")
+    organs = ("bladder", "heart", "thyroid", "fetus", "liver")
+    frames = [phantom_frame(5, 15 * i, organ=o, lesion="absent", snr_db=30) for o in organs for i in range(4)]
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([preprocess(Image.fromarray(f.image)) for f in frames]), normalize=True)
+        texts = model.encode_text(tokenizer([f"An ultrasound scan showing the {o}" for o in organs]), normalize=True)
+    found = (images @ texts.T).argmax(1)
+    assert (found == torch.arange(len(organs)).repeat_interleave(4)).float().mean() >= 0.8

@@ -75,7 +75,7 @@ def test_a_folder_of_dicom_with_a_corrupted_file_trains_and_names_it(tmp_path):
     assert "34 images" in (output / "README.md").read_text()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--ema_decay", "0.9", "--gradient_accumulation_steps", "2"]])
 def test_killed_and_resumed_it_ends_with_the_same_weights(images, tmp_path, options):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -112,7 +112,7 @@ def test_a_data_set_smaller_than_a_batch_trains_in_pixel_mode_with_a_tracker(ima
     assert list((tmp_path / "urfm").rglob("events.out.tfevents*"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_cannot_be_had_is_said_before_any_data_is_read(tmp_path):
     done = launch("--dataset", tmp_path / "nowhere", "--teacher", "open_clip:hf-hub:nobody/nothing", check=False)
     assert done.returncode != 0 and "hf download nobody/nothing" in done.stderr
@@ -136,3 +136,53 @@ def test_two_processes_train_as_one_with_the_same_images(images, tmp_path):
     for a, b in zip(first["history"], second["history"], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=0.1)
     assert URFMForPreTraining.from_pretrained(two)
+
+
+DEEPSPEED = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+use_cpu: false
+num_processes: 2
+num_machines: 1
+machine_rank: 0
+mixed_precision: 'no'
+deepspeed_config:
+  zero_stage: {stage}
+  zero3_init_flag: false
+  gradient_accumulation_steps: 1
+  gradient_clipping: 1.0
+  zero_allow_untested_optimizer: true
+  zero_force_ds_cpu_optimizer: false
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_of_deepspeed_train_and_their_result_loads(images, tmp_path, stage):
+    pytest.importorskip("deepspeed")
+    config = tmp_path / "deepspeed.yaml"
+    config.write_text(DEEPSPEED.format(stage=stage))
+    launcher = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "--main_process_port",
+        "0",
+    )
+    done = launch(
+        "--dataset", images, "--output_dir", tmp_path / "urfm", "--per_device_train_batch_size", "4", launcher=launcher
+    )
+    assert "2 processes" in done.stderr
+    history = json.loads((tmp_path / "urfm" / "results.json").read_text())["history"]
+    assert len(history) == 8 and all(entry["loss"] < 1 for entry in history)
+    one = tmp_path / "one"
+    launch("--dataset", images, "--output_dir", one)
+    for a, b in zip(json.loads((one / "results.json").read_text())["history"], history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=0.1)
+    state = load_file(tmp_path / "urfm" / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in load_file(one / "model.safetensors").items()
+    }
+    assert URFMForPreTraining.from_pretrained(tmp_path / "urfm")
