@@ -55,6 +55,7 @@ def main():
     accelerator = make_accelerator(args)
     logging.basicConfig(format="%(message)s", level=logging.INFO if accelerator.is_main_process else logging.ERROR)
     logging.captureWarnings(True)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells every file of every checkpoint
     output_dir = Path(args.output_dir)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     set_seed(args.seed)

@@ -82,6 +82,7 @@ def main():
     config = {
         "model_cfg": {
             "embed_dim": 64,
+            "custom_text": True,  # a text tower of its own, under `text.`, as BiomedCLIP's
             "vision_cfg": {
                 "timm_model_name": "test_vit4", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear",
                 "image_size": IMAGE_SIZE, "patch_dropout": 0.5,
@@ -93,7 +94,8 @@ def main():
         },
         "preprocess_cfg": {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)},
     }  # fmt: skip
-    model = CustomTextCLIP(**config["model_cfg"], output_dict=True)
+    towers = {key: value for key, value in config["model_cfg"].items() if key != "custom_text"}
+    model = CustomTextCLIP(**towers, output_dict=True)
     for block in model.visual.trunk.blocks:
         # timm starts these scales at 1e-5, for nets hundreds of layers deep; here they would only delay the start.
         block.ls1.gamma.data.fill_(1.0)
@@ -278,9 +280,10 @@ def describe(results: dict) -> str:
     return f"""# The demo's teacher
 
 A CLIP of {IMAGE_SIZE}-px images (timm's `test_vit4`, patch 16, 96 features) and short captions, trained by
-`{results["command"]}` on {m["images"]} synthetic, clean ultrasound phantoms (phantom seed {TRAIN_SEED}). Same layout as
-BiomedCLIP's Hub folder: `open_clip.create_model_from_pretrained` and `open_clip.get_tokenizer` take it as `local-dir:`. It
-knows phantoms alone: not for any use on patients. Apache-2.0.
+`{results["command"]}` on {m["images"]} clean synthetic ultrasound phantoms (20 to 40 dB, phantom seed {TRAIN_SEED}) and their
+captions; noise was laid on most of them in training. Same layout as BiomedCLIP's Hub folder:
+`open_clip.create_model_from_pretrained` and `open_clip.get_tokenizer` take it as `local-dir:`. It knows the organs of
+phantoms alone, and not their lesions: not for any use on patients. Apache-2.0.
 
 Accuracy on phantoms of other patients (seed {TEST_SEED}, 300 images; kNN and linear probe of the mean patch feature: half
 of them for training, the untrained network's in brackets):

@@ -33,7 +33,7 @@ def test_a_flag_overrides_the_file_and_the_file_the_default(tmp_path):
     args, config = parse_arguments(
         DEMO, ["--mask_ratio", "0.6", "--seed", "7", "--dataset", "a", "b", "--no-gradient_checkpointing"]
     )
-    assert (config.mask_ratio, config.image_size, config.patch_size) == (0.6, 160, 16)
+    assert (config.mask_ratio, config.image_size, config.patch_size) == (0.6, 128, 16)
     assert (args.seed, args.dataset, args.teacher, args.gradient_checkpointing) == (7, ["a", "b"], "demo", False)
     file = tmp_path / "mine.yaml"
     file.write_text("model: {hidden_size: 96, num_attention_heads: 3}\ntraining: {dataset: [x], output_dir: there}\n")

@@ -22,6 +22,7 @@ from modeling_urfm.pretraining.teacher import (
     DEMO_TEACHER,
     IMAGENET_MEAN,
     TeacherError,
+    faster_dtype,
     load_teacher,
 )
 
@@ -147,7 +148,7 @@ def test_earlier_layers(tmp_path, vision):
 def test_registers_and_classless_trunks_lose_their_prefix_only(tmp_path):
     vision = TIMM_VISION | {"timm_model_name": "test_vit2"}  # mean pooling, a register, no norm before pooling
     visual = write_open_clip(tmp_path, vision | {"timm_pool": "avg"})
-    teacher = load_teacher(f"open_clip:local-dir:{tmp_path}")
+    teacher = load_teacher(f"open_clip:local-dir:{tmp_path}", dtype=torch.float32)
     with torch.no_grad():
         tokens = visual.trunk.forward_features(normalized(images(160)))
     torch.testing.assert_close(
@@ -255,6 +256,13 @@ def test_dtype(timm_folder):
     assert F.cosine_similarity(a, b, dim=-1).min() > 0.99
     with torch.autocast("cpu", torch.bfloat16):  # the student's autocast does not reach the teacher
         assert torch.equal(full(images(160), (10, 10)), a)
+
+
+def test_precision_is_the_machines_not_the_moments():
+    """Resuming needs the very same targets: no timing decides."""
+    cpu = torch.device("cpu")
+    assert {faster_dtype(cpu) for _ in range(5)} == {load_teacher("demo").dtype}
+    assert faster_dtype(torch.device("meta")) == torch.float32
 
 
 # ---- frozen, and never in a checkpoint
