@@ -101,13 +101,13 @@ def main():
     total_steps = args.max_train_steps or max(1, math.ceil(micro_steps / accumulation))
     optimizer = make_optimizer(model, learning_rate, args.weight_decay, args.adam_beta2)
     scheduler = cosine_schedule(optimizer, round(args.warmup_ratio * total_steps), total_steps)
+    log_run(model, args, global_batch, learning_rate, total_steps, accelerator)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     unwrapped = accelerator.unwrap_model(model)
     ema = ModelEMA(unwrapped, args.ema_decay) if args.ema_decay else None
     if ema:
         accelerator.register_for_checkpointing(ema)
     published = ema.module if ema else unwrapped
-    log_run(unwrapped, corpus, args, global_batch, learning_rate, total_steps, accelerator)
     if args.report_to != "none":
         accelerator.init_trackers("urfm", config={k: str(v) for k, v in vars(args).items()})
 
@@ -220,8 +220,11 @@ def main():
     training_s = progress["training_s"] + time.perf_counter() - loop_started
 
     # ---- what is left behind
-    state_dict = None if ema else accelerator.get_state_dict(model)
+    state_dict = ema.module.state_dict() if ema else accelerator.get_state_dict(model)
     if accelerator.is_main_process:
+        final = URFMForPreTraining(config)  # whole, whatever the engine has made of the one that was trained
+        final.load_state_dict(state_dict)
+        final.to(accelerator.device)
         history, evaluations = progress["history"], progress["evaluations"]
         results = {
             "command": shlex.join(["accelerate", "launch", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
@@ -234,7 +237,7 @@ def main():
                 "steps": total_steps, "global_batch": global_batch, "learning_rate": learning_rate,
                 "images": len(corpus), "images_left_out": len(corpus.left_out), "unreadable": progress["unreadable"],
                 "left_out": [f"{name}: {reason}" for name, reason in corpus.left_out],
-                "parameters": sum(p.numel() for p in unwrapped.parameters()), "device": str(accelerator.device.type),
+                "parameters": final.num_parameters(), "device": str(accelerator.device.type),
                 "images_per_s": round(total_steps * global_batch / max(training_s, 1e-9), 1),
             },
             "timings": {"data_s": round(data_s, 1), "training_s": round(training_s, 1),
@@ -243,13 +246,13 @@ def main():
         }  # fmt: skip
         output_dir.mkdir(parents=True, exist_ok=True)
         plot_loss(history, evaluations, output_dir / "loss.png", f"{config.loss_type} loss")
-        draw_targets(published, teacher, config, snr_db, normalize, output_dir / "targets.png")
+        draw_targets(final, teacher, config, snr_db, normalize, output_dir / "targets.png")
         processor = URFMImageProcessor(size={"height": config.image_size, "width": config.image_size})
         card = model_card(
             HERE.parent / "hub_cards" / "model_card.md", results, config, name=output_dir.resolve().name,
             repo=output_dir.resolve().name, teacher=args.teacher if teacher else "none", data=corpus.description,
         )  # fmt: skip
-        save_model_folder(published, processor, output_dir, state_dict, card)
+        save_model_folder(final, processor, output_dir, card)
         write_json(output_dir / "results.json", results)
         say_goodbye(results, args.output_dir)
     accelerator.wait_for_everyone()
@@ -275,6 +278,8 @@ def make_accelerator(args) -> Accelerator:
     if accelerator.distributed_type == "DEEPSPEED":
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
+        if plugin.zero_stage == 3:  # else its weights could not be saved whole, which would be known at the end
+            plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
     return accelerator
 
 
@@ -292,8 +297,8 @@ class Normalize:
         return (pixels - self.mean) / self.std
 
 
-def log_run(model, corpus, args, global_batch, learning_rate, total_steps, accelerator):
-    encoder, whole = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (model.urfm, model))
+def log_run(model, args, global_batch, learning_rate, total_steps, accelerator):
+    encoder, whole = (m.num_parameters() / 1e6 for m in (model.urfm, model))
     logger.info("model: encoder %.1f M parameters, with decoder %.1f M", encoder, whole)
     logger.info(
         "run: %d steps of %d images (%d processes on %s), peak learning rate %.2e, into %s",

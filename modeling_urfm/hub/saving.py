@@ -33,7 +33,6 @@ def save_model_folder(
     model: PreTrainedModel,
     processor: URFMImageProcessor,
     output_dir: Path,
-    state_dict: dict | None = None,
     card: ModelCard | None = None,
     results: dict | None = None,
 ) -> None:
@@ -41,15 +40,12 @@ def save_model_folder(
 
     Every file is written beside its place and moved there, weights before the config that points to them: killed at any
     moment, the folder holds the old or the new file, never half of one.
-
-    Args:
-        state_dict: weights to save in place of the model's own (an EMA's).
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     temporary = output_dir / ".tmp-model"
     shutil.rmtree(temporary, ignore_errors=True)
     model.config.auto_map = dict(AUTO_MAP)
-    model.save_pretrained(temporary, state_dict=state_dict)
+    model.save_pretrained(temporary)
     processor.save_pretrained(temporary)
     add_auto_map(temporary / "preprocessor_config.json", PROCESSOR_AUTO_MAP)
     for module in CODE_FILES:
