@@ -4,6 +4,7 @@
 import difflib
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -101,7 +102,7 @@ class URFMConfig(BackboneConfigMixin, PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     pooling: str = "cls"
     position_embedding_type: str = "sincos"
-    mask_ratio: float = 0.75
+    mask_ratio: float | int = 0.75
     mask_strategy: str = "random"
     decoder_type: str = "self_attention"
     decoder_hidden_size: int = 768
@@ -151,10 +152,15 @@ class URFMConfig(BackboneConfigMixin, PreTrainedConfig):
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
                 raise ValueError(
-                    f"{name}={value!r} is not one of {', '.join(map(repr, choices))}. Did you mean {near!r}?"
+                    f"{name}={value!r} is not one of {', '.join(map(repr, choices))}. Did you mean "
+                    f"{nearest_name(value, choices)!r}?"
                 )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act={self.hidden_act!r} is no activation of transformers. Did you mean "
+                f"{nearest_name(self.hidden_act, ACT2FN)!r}?"
+            )
         positive = (
             "image_size patch_size num_channels hidden_size num_attention_heads intermediate_size decoder_hidden_size "
             "decoder_num_hidden_layers decoder_num_attention_heads decoder_intermediate_size target_hidden_size "
@@ -225,6 +231,12 @@ def num_masked(num_patches: int, mask_ratio: float) -> int:
 def num_predicted(num_masked_patches: int, decoder_mask_fraction: float) -> int:
     """How many of the masked patches a decoder with `decoder_mask_fraction` predicts: at least 1."""
     return max(1, round(num_masked_patches * decoder_mask_fraction))
+
+
+def nearest_name(value, names) -> str:
+    """The one of `names` that is spelt most like `value`, whatever the case."""
+    by_lower = {name.lower(): name for name in names}
+    return by_lower[difflib.get_close_matches(str(value).lower(), by_lower, n=1, cutoff=0.0)[0]]
 
 
 def nearest_multiple(value: int, factor: int) -> int:

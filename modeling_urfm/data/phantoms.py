@@ -311,8 +311,9 @@ def generate_phantoms(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: a container's or a batch system's share, not the whole machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores for this process: of a container's or a batch system's share its part beside the other ranks on the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def _bar(items, total: int, progress: bool):

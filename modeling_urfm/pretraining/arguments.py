@@ -2,7 +2,6 @@
 """What a pre-training run is asked to do: a YAML file of two sections, `model` and `training`, and flags over it."""
 
 import argparse
-import difflib
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,7 +10,7 @@ from typing import Union, get_args, get_origin
 
 import yaml
 
-from ..configuration_urfm import CHOICES, URFMConfig
+from ..configuration_urfm import CHOICES, URFMConfig, nearest_name
 
 
 def _help(text: str, default=None):
@@ -140,7 +139,7 @@ def _read_sections(path: str) -> dict[str, dict]:
 def _check_choice(name: str, value, choices):
     if value not in choices:
         named = [str(choice) for choice in choices if choice is not None]
-        near = difflib.get_close_matches(str(value), named, n=1, cutoff=0.0)[0]
+        near = nearest_name(value, named)
         raise ValueError(f"{name} {value!r} does not exist. Did you mean {near!r}? There are: {', '.join(named)}.")
 
 

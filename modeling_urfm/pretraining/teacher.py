@@ -4,7 +4,6 @@
 Of a CLIP only the vision tower is built and loaded: no text tower, no second download.
 """
 
-import difflib
 import json
 import warnings
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ..configuration_urfm import nearest_name
 
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -45,7 +46,7 @@ class Teacher(nn.Module):
     ):
         super().__init__()
         if normalize not in NORMALIZATIONS:
-            near = difflib.get_close_matches(str(normalize), NORMALIZATIONS, n=1, cutoff=0.0)[0]
+            near = nearest_name(normalize, NORMALIZATIONS)
             raise ValueError(
                 f"normalize={normalize!r} does not exist. Did you mean {near!r}? There are: {', '.join(NORMALIZATIONS)}."
             )
@@ -118,7 +119,7 @@ def load_teacher(
             source = spec[len(scheme) :]
             break
     else:
-        near = difflib.get_close_matches(spec, SCHEMES, n=1, cutoff=0.0)[0]
+        near = nearest_name(spec, SCHEMES)
         raise ValueError(
             f"--teacher {spec!r} is not understood. The nearest form: {near}{'FOLDER' if 'local' in near else 'ID'}. There are: "
             f"{', '.join(SCHEMES)} and demo."
