@@ -126,8 +126,8 @@ def main():
 
     def evaluate():
         if knn and (not progress["evaluations"] or progress["evaluations"][-1]["step"] != step):
-            accuracy = knn(published.urfm)
-            progress["evaluations"].append({"step": step, "knn_accuracy": accuracy})
+            accuracy, interval = knn(published.urfm)
+            progress["evaluations"].append({"step": step, "knn_accuracy": accuracy, "ci95": interval})
             accelerator.log({"knn_accuracy": accuracy}, step=step)
             tqdm.write(f"step {step}: kNN organ accuracy on held-out phantoms {accuracy:.1%}")
 
@@ -232,7 +232,9 @@ def main():
             "seed": args.seed,
             "metrics": {
                 "knn_accuracy": evaluations[-1]["knn_accuracy"] if knn else None,
+                "knn_accuracy_ci95": evaluations[-1]["ci95"] if knn else None,
                 "knn_accuracy_untrained": evaluations[0]["knn_accuracy"] if knn else None,
+                "knn_accuracy_untrained_ci95": evaluations[0]["ci95"] if knn else None,
                 "loss_first": round(history[0]["loss"], 4), "loss_last": round(history[-1]["loss"], 4),
                 "steps": total_steps, "global_batch": global_batch, "learning_rate": learning_rate,
                 "images": len(corpus), "images_left_out": len(corpus.left_out), "unreadable": progress["unreadable"],
@@ -328,10 +330,11 @@ def installed(name: str) -> str | None:
 def say_goodbye(results: dict, output_dir: str):
     metrics = results["metrics"]
     if metrics["knn_accuracy"] is not None:
-        print(
-            f"kNN organ accuracy on held-out phantoms: {metrics['knn_accuracy']:.1%} (before training: "
-            f"{metrics['knn_accuracy_untrained']:.1%}; chance 6.7%)"
+        before, after = (
+            "{:.1%} (95 % interval {:.1%} to {:.1%})".format(metrics[name], *metrics[f"{name}_ci95"])
+            for name in ("knn_accuracy_untrained", "knn_accuracy")
         )
+        print(f"kNN organ accuracy on held-out phantoms, chance 6.7%: before training {before}, after it {after}")
     print(
         f"Done in {results['timings']['total_s']:.0f} s. {output_dir}/ holds the model, loss.png and targets.png. Load it:\n"
     )

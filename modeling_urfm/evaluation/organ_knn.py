@@ -7,7 +7,7 @@ import torch
 from ..data.demo import PHANTOM_SIZE
 from ..data.phantoms import ORGANS, generate_phantoms, usable_cores
 from ..image_processing_urfm import URFMImageProcessor
-from .probes import embed, knn_accuracy
+from .probes import bootstrap_interval, embed, knn_predict
 
 
 # Phantoms of this seed are in no corpus and were seen by no teacher.
@@ -34,8 +34,9 @@ class OrganKNN:
         # Organs take turns from patient to patient: every third round of all organs is for testing.
         self.test = np.arange(patients) // len(ORGANS) % 3 == 2
 
-    def __call__(self, encoder: torch.nn.Module) -> float:
-        """Accuracy in [0, 1] of `encoder` (a URFMModel)."""
-        features = embed(encoder, self.pixels.split(64))
-        train = ~self.test
-        return knn_accuracy(features[train], self.labels[train], features[self.test], self.labels[self.test])
+    def __call__(self, encoder: torch.nn.Module) -> tuple[float, tuple[float, float]]:
+        """Accuracy of `encoder` (a URFMModel) in [0, 1], and its 95 % interval over the test patients."""
+        features, train = embed(encoder, self.pixels.split(64)), ~self.test
+        found = knn_predict(features[train], self.labels[train], features[self.test])
+        right = (found == self.labels[self.test]).astype(float)
+        return float(right.mean()), bootstrap_interval(right)

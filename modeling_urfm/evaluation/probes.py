@@ -24,17 +24,16 @@ def embed(encoder: torch.nn.Module, batches: Iterable[torch.Tensor]) -> np.ndarr
     return torch.cat(features).numpy()
 
 
-def knn_accuracy(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
-    k: int = 10,
-) -> float:
-    """Share of test images, in [0, 1], whose `k` nearest training images vote for the right label.
+def knn_predict(
+    train_features: np.ndarray, train_labels: np.ndarray, test_features: np.ndarray, k: int = 10
+) -> np.ndarray:
+    """The label that the `k` nearest training images vote for, for every test image: (test images,).
 
     Features are standardised by the training set's mean and deviation (so that no encoder is punished for its scale)
     and compared by cosine similarity, which also weighs the votes (Wu et al., 2018, without a temperature).
+
+    Args:
+        train_features, test_features: (images, features). train_labels: (images,).
     """
     scaler = StandardScaler().fit(train_features)
     classifier = KNeighborsClassifier(
@@ -43,4 +42,23 @@ def knn_accuracy(
         weights=lambda distance: np.clip(2 - distance, 1e-6, None),
     )
     classifier.fit(scaler.transform(train_features), train_labels)
-    return float(classifier.score(scaler.transform(test_features), test_labels))
+    return classifier.predict(scaler.transform(test_features))
+
+
+def knn_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    k: int = 10,
+) -> float:
+    """Share of test images, in [0, 1], for which `knn_predict` finds the right label."""
+    return float((knn_predict(train_features, train_labels, test_features, k) == test_labels).mean())
+
+
+def bootstrap_interval(values: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of `values` (patients,), by the percentiles of bootstrap draws of patients (Efron, 1979)."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

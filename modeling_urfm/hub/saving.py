@@ -34,7 +34,6 @@ def save_model_folder(
     processor: URFMImageProcessor,
     output_dir: Path,
     card: ModelCard | None = None,
-    results: dict | None = None,
 ) -> None:
     """Write a model so that it loads in a clean process, with the package or with `trust_remote_code=True`.
 
@@ -52,8 +51,6 @@ def save_model_folder(
         shutil.copyfile(module.__file__, temporary / Path(module.__file__).name)
     if card is not None:
         card.save(temporary / "README.md")
-    if results is not None:
-        (temporary / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     move_into(temporary, output_dir)
 
 

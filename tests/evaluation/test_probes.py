@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from modeling_urfm import URFMConfig, URFMForPreTraining, URFMModel
+from modeling_urfm.evaluation.organ_knn import OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
 from modeling_urfm.evaluation.predictions import masked_predictions
-from modeling_urfm.evaluation.probes import embed, knn_accuracy
+from modeling_urfm.evaluation.probes import bootstrap_interval, embed, knn_accuracy
 
 
 SMALL = {
@@ -42,6 +43,23 @@ def test_knn_of_the_same_points_is_perfect_and_of_noise_is_chance():
     x, y = rng.normal(size=(300, 8)), np.arange(300) % 3
     assert knn_accuracy(x, y, x, y, k=1) == 1.0
     assert abs(knn_accuracy(x, y, rng.normal(size=(300, 8)), y) - 1 / 3) < 0.1
+
+
+def test_the_interval_is_the_binomials():
+    right = np.arange(400) % 4 != 0  # 75 %
+    low, high = bootstrap_interval(right.astype(float))
+    error = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert low == pytest.approx(0.75 - error, abs=0.006) and high == pytest.approx(0.75 + error, abs=0.006)
+    assert bootstrap_interval(np.ones(5)) == (1.0, 1.0)
+
+
+def test_organ_knn_is_over_patients_that_differ_and_far_from_certain_without_training():
+    torch.manual_seed(0)
+    knn = OrganKNN(32, (5.0, 15.0), patients=90)
+    assert knn.pixels.shape == (90, 3, 32, 32) and knn.test.sum() == 30
+    assert all((knn.labels[knn.test] == organ).sum() == 2 for organ in range(15))
+    accuracy, (low, high) = knn(URFMModel(URFMConfig(**SMALL)))
+    assert low <= accuracy <= high and accuracy < 0.6
 
 
 def test_embedding_keeps_the_mode_of_the_encoder():
