@@ -291,7 +291,7 @@ class _URFMPreprocessing:
         prepared = [region.pad(box) for box, region in zip(boxes, regions)]
         data = {"pixel_values": self._preprocess(prepared, return_tensors=None, **kwargs)["pixel_values"]}
         if segmentation_maps is not None:
-            maps = _flatten(segmentation_maps, image_ndim=2)
+            maps = _flatten(segmentation_maps, image_ndim=2, what="segmentation map")
             if len(maps) != len(regions):
                 raise ValueError(f"{len(regions)} images but {len(maps)} segmentation maps: one an image is needed")
             labels = [_read(_read_map, "segmentation map", i, maps, regions[i]) for i in range(len(maps))]
@@ -391,12 +391,12 @@ class _URFMPreprocessing:
             if regions is not None:
                 inside = regions[i].give_back(torch.ones_like(scores[:1]), outside=0.0)[0] > 0
                 scores = regions[i].give_back(scores, outside=0.0)
-                segmentation = scores.argmax(0).masked_fill(~inside, outside_label)
+                segmentation = _decide(scores).masked_fill(~inside, outside_label)
             else:
                 if target_sizes is not None:
                     size = tuple(int(side) for side in target_sizes[i])
                     scores = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
-                segmentation = scores.argmax(0)
+                segmentation = _decide(scores)
             results.append({"segmentation": segmentation, "segmentation_scores": scores})
         if return_segmentation_scores:
             return [SemanticSegmentationPostProcessorOutput(data=result) for result in results]
@@ -432,6 +432,11 @@ class URFMImageProcessorPil(_URFMPreprocessing, PilBackend):
         return _clamp_like(torch.from_numpy(resized), torch.from_numpy(image)).numpy()
 
 
+def _decide(scores: torch.Tensor) -> torch.Tensor:
+    """(labels, height, width) logits -> (height, width) labels; a single one is a sigmoid's, for 0 and 1."""
+    return (scores[0] > 0).long() if len(scores) == 1 else scores.argmax(0)
+
+
 def _read(reader, what: str, index: int, inputs: list, *args, **kwargs):
     """Read one of a batch; errors say which one it was and why."""
     try:
@@ -440,27 +445,25 @@ def _read(reader, what: str, index: int, inputs: list, *args, **kwargs):
         raise ValueError(f"{what} {index} (of {len(inputs)}): {error}") from error
 
 
-def _flatten(images: Any, image_ndim: int) -> list:
+def _flatten(images: Any, image_ndim: int, what: str = "image") -> list:
     """Any nesting of lists and batches -> a flat list; arrays of more dimensions than `image_ndim` are batches.
     A label map of (1, height, width) or (height, width, 1) is one map still."""
     flat: list = []
 
     def visit(item):
-        if isinstance(item, (list, tuple)):
+        is_batch = isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim > image_ndim
+        if is_batch and image_ndim == 2 and item.ndim == 3 and 1 in (item.shape[0], item.shape[2]):
+            flat.append(item)
+        elif is_batch or isinstance(item, (list, tuple)):
+            if len(item) == 0:  # left out, it would shift all that follow
+                shape = f"shape {tuple(item.shape)}" if is_batch else f"an empty {type(item).__name__}"
+                raise ValueError(f"{what} {len(flat)}: empty: {shape}")
             for part in item:
                 visit(part)
-        elif isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim > image_ndim:
-            if image_ndim == 2 and item.ndim == 3 and 1 in (item.shape[0], item.shape[2]):
-                flat.append(item)
-            else:
-                for part in item:
-                    visit(part)
         else:
             flat.append(item)
 
     visit(images)
-    if not flat:
-        raise ValueError("no images given")
     return flat
 
 
@@ -483,6 +486,7 @@ def _to_tensor(image: Any, keep_palette: bool) -> tuple[torch.Tensor, bool]:
         is_16_bit = image.mode.startswith("I")
         if not keep_palette:
             has_alpha = "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBa")
+            image = image.convert("LA") if image.mode == "La" else image  # Pillow takes it nowhere else
             if has_alpha and image.mode not in ("RGBA", "F") and not is_16_bit:
                 image = image.convert("RGBA")
             elif image.mode == "1":
@@ -525,7 +529,8 @@ def _channels_first(image: torch.Tensor, data_format: "str | ChannelDimension | 
         raise ValueError(f"empty: shape {shape}")
     elif data_format is not None:
         image = image.movedim(-1, 0) if ChannelDimension(data_format) == ChannelDimension.LAST else image
-    elif shape[0] not in (1, 3, 4) and shape[2] in (1, 3, 4):
+    elif shape[2] in (1, 3, 4) and (shape[0] not in (1, 3, 4) or (shape[0] == 1 and shape[2] > 1)):
+        # Also a single row of RGB pixels, which is refused below, rather than a grey image three pixels wide.
         image = image.movedim(-1, 0)
     elif shape[0] in (1, 3, 4) and shape[2] in (1, 3, 4):
         logger.warning_once(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.backbone_utils import BackboneMixin
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -528,6 +528,11 @@ class URFMForPreTraining(URFMPreTrainedModel):
         self.decoder = URFMDecoder(config)
         self.post_init()
 
+    def set_attn_implementation(self, *args, **kwargs):
+        """Switch the attention of the encoder and of the decoder, which has a config of its own widths."""
+        super().set_attn_implementation(*args, **kwargs)
+        self.decoder.config._attn_implementation = self.config._attn_implementation
+
     @can_return_tuple
     def forward(
         self,
@@ -752,8 +757,8 @@ class URFMForSemanticSegmentation(URFMPreTrainedModel):
         self.decode_head = URFMDecodeHead(config, len(self.levels))
         self.post_init()
 
-    @can_return_tuple
-    @filter_output_hidden_states  # the decode head needs them always, the caller gets them when asked for
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -770,19 +775,23 @@ class URFMForSemanticSegmentation(URFMPreTrainedModel):
         Returns:
             `logits` (batch, num_labels, about height / 4, about width / 4), and `loss` where labels are given.
         """
-        outputs = self.urfm(pixel_values, **kwargs)
+        if pixel_values is None:
+            raise ValueError("You have to specify pixel_values")
         height, width = pixel_values.shape[-2:]
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         size = (max(grid[0], -(-height // 4)), max(grid[1], -(-width // 4)))
-        # The last level is taken after the encoder's final norm, so that this norm is trained too.
-        levels = [outputs.hidden_states[i] for i in self.levels[:-1]] + [outputs.last_hidden_state]
-        logits = self.decode_head([level[:, 1:] for level in levels], grid, size)
-        return SemanticSegmenterOutput(
-            loss=self._loss(logits, labels) if labels is not None else None,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+        # Layer by layer: recorded hidden states would need hooks, which a compiler can't install.
+        hidden_states = self.urfm.embeddings(
+            pixel_values.to(self.urfm.embeddings.patch_embeddings.projection.weight.dtype)
         )
+        stages = [hidden_states]
+        for layer in self.urfm.layers:
+            hidden_states = layer(hidden_states, None, **kwargs)
+            stages.append(hidden_states)
+        # The last level is taken after the encoder's final norm, so that this norm is trained too.
+        levels = [stages[i] for i in self.levels[:-1]] + [self.urfm.layernorm(hidden_states)]
+        logits = self.decode_head([level[:, 1:] for level in levels], grid, size)
+        return SemanticSegmenterOutput(loss=self._loss(logits, labels) if labels is not None else None, logits=logits)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean over the pixels that are not ignored; 0 where all are."""

@@ -14,11 +14,7 @@ Several processes: `accelerate launch --multi_gpu --num_processes 8 recipes/pret
 import logging
 import math
 import os
-import platform
-import shlex
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -35,17 +31,18 @@ from modeling_urfm.data.transforms import AugmentedCorpus, EpochBatchSampler, Pr
 from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
 from modeling_urfm.evaluation.predictions import masked_predictions
-from modeling_urfm.hub.saving import model_card, save_model_folder, write_json
+from modeling_urfm.hub.results import run_facts, write_json
+from modeling_urfm.hub.saving import model_card, save_model_folder
 from modeling_urfm.modeling_urfm import patchify
 from modeling_urfm.pretraining.arguments import parse_arguments
 from modeling_urfm.pretraining.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from modeling_urfm.pretraining.masking import batch_mask, scan_region_patches, step_generator
 from modeling_urfm.pretraining.schedules import ModelEMA, cosine_schedule, make_optimizer, scaled_learning_rate
+from modeling_urfm.pretraining.startup import check_writable, initial_model
 from modeling_urfm.pretraining.teacher import load_teacher
 
 
 HERE = Path(__file__).resolve().parent
-LIBRARIES = ("urfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "open_clip_torch", "timm")
 logger = logging.getLogger("pretrain")
 
 
@@ -57,6 +54,7 @@ def main():
     logging.captureWarnings(True)
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells every file of every checkpoint
     output_dir = Path(args.output_dir)
+    check_writable(output_dir)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
     set_seed(args.seed)
 
@@ -69,6 +67,8 @@ def main():
         if teacher.hidden_size != config.target_hidden_size:
             was, config.target_hidden_size = config.target_hidden_size, teacher.hidden_size
             logger.info("target_hidden_size: %d, the teacher's (the config has %d)", teacher.hidden_size, was)
+
+    model = initial_model(config, args.init_from)
 
     # ---- data
     snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
@@ -86,12 +86,7 @@ def main():
     knn = OrganKNN(config.image_size, snr_db=snr_db) if args.eval_steps else None
     data_s = time.perf_counter() - data_started
 
-    # ---- model and optimiser
-    model = (
-        URFMForPreTraining.from_pretrained(args.init_from, config=config)
-        if args.init_from
-        else URFMForPreTraining(config)
-    )
+    # ---- optimiser
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     accumulation, ranks = args.gradient_accumulation_steps, accelerator.num_processes
@@ -116,8 +111,10 @@ def main():
         "corpus": corpus.fingerprint, "per_device_train_batch_size": args.per_device_train_batch_size,
         "gradient_accumulation_steps": accumulation, "num_processes": ranks, "seed": args.seed,
         "total_steps": total_steps, "model": config.to_diff_dict(), "teacher": args.teacher,
+        "min_crop_scale": args.min_crop_scale,
     }  # fmt: skip
-    progress = {"history": [], "evaluations": [], "unreadable": {}, "training_s": 0.0, "fingerprint": fingerprint}
+    progress = {"history": [], "evaluations": [], "unreadable": {}, "training_s": 0.0, "images_seen": 0,
+                "fingerprint": fingerprint}  # fmt: skip
     step = 0
     if checkpoint:
         progress = load_checkpoint(accelerator, checkpoint, fingerprint)
@@ -149,6 +146,7 @@ def main():
     predicted_share = config.num_predicted_patches / config.num_masked_patches
     loop_started = time.perf_counter()
     window, window_started, window_loss = 0, loop_started, torch.zeros((), device=accelerator.device)
+    window_images = 0
     bar = tqdm(
         total=total_steps, initial=step, unit="step", desc="pre-training", disable=not accelerator.is_local_main_process
     )
@@ -191,6 +189,7 @@ def main():
         if ema:
             ema.update(unwrapped)
         step, window = step + 1, window + 1
+        window_images += ranks * sum(len(pixels) for pixels, _, _ in micro_batches)  # ranks have equally many
         bar.update()
 
         if step % args.logging_steps == 0 or step == total_steps:
@@ -201,13 +200,14 @@ def main():
                 )
             now = time.perf_counter()
             entry = {"step": step, "loss": loss, "learning_rate": scheduler.get_last_lr()[0],
-                     "images_per_s": window * global_batch / (now - window_started)}  # fmt: skip
+                     "images_per_s": window_images / (now - window_started)}  # fmt: skip
+            progress["images_seen"] += window_images
             progress["history"].append(entry)
             accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=step)
             bar.set_postfix_str(
                 f"loss {loss:.4f}, lr {entry['learning_rate']:.1e}, {entry['images_per_s']:.0f} images/s"
             )
-            window, window_started = 0, now
+            window, window_images, window_started = 0, 0, now
             window_loss.zero_()
         due = args.eval_steps and step % args.eval_steps == 0
         if due or step == total_steps:
@@ -227,20 +227,20 @@ def main():
         final.to(accelerator.device)
         history, evaluations = progress["history"], progress["evaluations"]
         results = {
-            "command": shlex.join(["accelerate", "launch", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-            "versions": {name: installed(name) for name in LIBRARIES} | {"python": platform.python_version()},
-            "seed": args.seed,
+            **run_facts(args.seed),
             "metrics": {
                 "knn_accuracy": evaluations[-1]["knn_accuracy"] if knn else None,
                 "knn_accuracy_ci95": evaluations[-1]["ci95"] if knn else None,
                 "knn_accuracy_untrained": evaluations[0]["knn_accuracy"] if knn else None,
                 "knn_accuracy_untrained_ci95": evaluations[0]["ci95"] if knn else None,
                 "loss_first": round(history[0]["loss"], 4), "loss_last": round(history[-1]["loss"], 4),
-                "steps": total_steps, "global_batch": global_batch, "learning_rate": learning_rate,
+                "steps": total_steps, "global_batch": min(global_batch, len(corpus) * accumulation),
+                "num_processes": ranks, "images_seen": progress["images_seen"], "learning_rate": learning_rate,
                 "images": len(corpus), "images_left_out": len(corpus.left_out), "unreadable": progress["unreadable"],
                 "left_out": [f"{name}: {reason}" for name, reason in corpus.left_out],
+                "files_beside": dict(corpus.companions),
                 "parameters": final.num_parameters(), "device": str(accelerator.device.type),
-                "images_per_s": round(total_steps * global_batch / max(training_s, 1e-9), 1),
+                "images_per_s": round(progress["images_seen"] / max(training_s, 1e-9), 1),
             },
             "timings": {"data_s": round(data_s, 1), "training_s": round(training_s, 1),
                         "total_s": round(time.perf_counter() - started, 1)},
@@ -318,13 +318,6 @@ def draw_targets(model, teacher, config, snr_db, normalize, path: Path):
     grid = (config.image_size // config.patch_size,) * 2
     targets = teacher(pixels, grid) if teacher else patchify(pixels, config.patch_size)
     plot_targets(names, images, mask, targets, predictions, path)
-
-
-def installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except ModuleNotFoundError:
-        return None
 
 
 def say_goodbye(results: dict, output_dir: str):

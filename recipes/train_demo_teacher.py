@@ -13,13 +13,8 @@ of good and bad scanners.
 import argparse
 import json
 import math
-import os
-import platform
-import shlex
 import shutil
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_urfm.data.phantoms import ORGANS, generate_phantoms, usable_cores
 from modeling_urfm.evaluation.probes import knn_accuracy
+from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.pretraining.schedules import cosine_schedule, make_optimizer
 from modeling_urfm.pretraining.teacher import CLIP_MEAN, CLIP_STD, DEMO_TEACHER, load_teacher
 
@@ -139,13 +135,11 @@ def main():
     metrics = evaluate(model, tokenizer, temporary, untrained)
     metrics |= {"loss_last": round(loss.item(), 4), "images": len(pixels), "steps": args.max_train_steps}
     results = {
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "versions": {name: version(name) for name in ("torch", "open_clip_torch", "timm", "numpy", "scipy")}
-        | {"python": platform.python_version()},
-        "seed": args.seed, "metrics": metrics,
+        **run_facts(args.seed),
+        "metrics": metrics,
         "timings": {"training_s": round(training_s, 1), "total_s": round(time.perf_counter() - started, 1)},
     }  # fmt: skip
-    (temporary / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(temporary / "results.json", results)
     (temporary / "README.md").write_text(describe(results))
     shutil.rmtree(output_dir, ignore_errors=True)
     temporary.rename(output_dir)

@@ -190,7 +190,7 @@ def test_batches_of_mixed_sizes_and_kinds(backend, tmp_path):
         (np.zeros((8, 8, 0), np.uint8), "empty"),
         (Image.new("L", (0, 5)), "empty"),
         (np.zeros((1, 1, 1), np.uint8), r"1 x 1 pixels"),
-        (np.zeros((1, 1, 3), np.uint8), r"1 x 3 pixels"),
+        (np.zeros((1, 1, 3), np.uint8), r"1 x 1 pixels"),
         (np.zeros((1, 1), np.uint8), r"1 x 1 pixels"),
         (Image.new("RGB", (1, 1)), r"1 x 1 pixels"),
         (np.zeros((1, 30), np.uint8), r"1 x 30 pixels"),
@@ -220,7 +220,7 @@ def test_more_errors(backend, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rest is missing")
     with pytest.raises(ValueError, match=r"image 1 \(of 2\).*broken.png"):
         backend()([good, tmp_path / "broken.png"])
-    with pytest.raises(ValueError, match="no images given"):
+    with pytest.raises(ValueError, match="image 0: empty: an empty list"):
         backend()([])
     with pytest.raises(ValueError, match=r"image 0 \(of 1\) has 1 channels but image_mean has 3"):
         backend(do_convert_rgb=False)(good)
@@ -415,3 +415,25 @@ def test_backends_agree(shape, resample, options):
     assert difference.max() < 0.04 and difference.mean() < 0.005
     labels = [p(image, image[..., 0] // 32, return_tensors="pt").labels for p in (one, other)]
     assert torch.equal(*labels)
+
+
+def test_empty_ones_in_a_batch_are_named_and_never_dropped():
+    fine = np.zeros((20, 20, 3), np.uint8)
+    for batch, says in (
+        ([np.zeros((0, 20, 20, 3), np.uint8), fine], r"image 0: empty: shape \(0, 20, 20, 3\)"),
+        ([fine, []], "image 1: empty: an empty list"),
+        ([fine, np.zeros((1, 20, 3), np.uint8)], "image 1 .*1 x 20 pixels"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            URFMImageProcessor()(batch)
+
+
+def test_premultiplied_alpha_is_read():
+    pixels = URFMImageProcessor()(Image.new("La", (20, 20)), return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 3, 224, 224)
+
+
+def test_a_single_logit_is_a_sigmoids():
+    logits = torch.tensor([[-1.0, 2.0], [3.0, -4.0]])[None, None]
+    outputs = SimpleNamespace(logits=logits)
+    assert URFMImageProcessor().post_process_semantic_segmentation(outputs)[0].tolist() == [[0, 1], [1, 0]]

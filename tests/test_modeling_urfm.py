@@ -445,6 +445,20 @@ def test_attention_implementations_agree(attention):
     torch.testing.assert_close(model(pixels).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_attention_is_switched_in_the_decoder_too():
+    model = URFMForPreTraining(tiny()).eval()
+    model.set_attn_implementation("eager")
+    assert model.decoder.config._attn_implementation == model.config._attn_implementation == "eager"
+    assert model.decoder.layers[0].attention.config._attn_implementation == "eager"
+
+
+def test_segmentation_exports_strictly_and_gives_hidden_states_when_asked():
+    model, pixels = URFMForSemanticSegmentation(tiny(num_labels=3)).eval(), torch.randn(2, 3, 32, 32)
+    exported = torch.export.export(model, (pixels,), strict=True).module()(pixels)
+    torch.testing.assert_close(exported.logits, model(pixels).logits, atol=1e-5, rtol=1e-5)
+    assert model(pixels).hidden_states is None and len(model(pixels, output_hidden_states=True).hidden_states) == 4
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     model = URFMForPreTraining(tiny(target="pixel")).train()
     pixels, mask = torch.randn(2, 3, 32, 32), draw_mask(2, (4, 4), 12)
@@ -475,7 +489,8 @@ def test_it_compiles_as_one_graph(kind):
             values = {"decoder_type": "cross_attention", "decoder_mask_fraction": 0.5}
         model, inputs = URFMForPreTraining(tiny(**values)), {"target_features": torch.randn(2, 16, 20)}
     model.eval()
-    expected, got = model(pixels, **inputs), torch.compile(model, fullgraph=True)(pixels, **inputs)
+    got = torch.compile(model, fullgraph=True)(pixels, **inputs)  # cold: no call before has installed any hook
+    expected = model(pixels, **inputs)
     torch.testing.assert_close(got[0], expected[0], atol=1e-5, rtol=1e-4)
 
 

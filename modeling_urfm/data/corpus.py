@@ -43,6 +43,8 @@ SIDE_FILES = {
     ".log",
     ".gz",
     ".zip",
+    ".parquet",
+    ".jsonl",
 }
 MAX_TRIES = 100  # unreadable images in a row before a corpus counts as unreadable
 
@@ -53,12 +55,13 @@ class Corpus(Dataset):
     An image that turns out unreadable is replaced by the next one that can be read, and `unreadable` says "id: reason".
 
     Attributes:
-        name: what was asked for. left_out: (file, reason) of everything that gave no image.
+        name: what was asked for. left_out: (file, reason) of everything that should be an image and gave none.
+        companions: what lies beside the images and is none by its name (tables, texts): suffix to number of files.
         description: a line for a log or a card. fingerprint: changes whenever the images do.
     """
 
-    def __init__(self, name: str, size: int, left_out: Sequence[tuple[str, str]] = ()):
-        self.name, self.size, self.left_out = name, size, list(left_out)
+    def __init__(self, name: str, size: int, left_out: Sequence[tuple[str, str]] = (), companions=None):
+        self.name, self.size, self.left_out, self.companions = name, size, list(left_out), Counter(companions or {})
 
     def __len__(self) -> int:
         return self.size
@@ -87,26 +90,38 @@ class Corpus(Dataset):
     @property
     def description(self) -> str:
         text = f"{self.name}: {self.size} images"
-        return text + (f", {len(self.left_out)} left out" if self.left_out else "")
+        text += f", {len(self.left_out)} left out" if self.left_out else ""
+        beside = ", ".join(f"{count} *{suffix}" for suffix, count in sorted(self.companions.items()))
+        return text + (f" (beside them, no images: {beside})" if beside else "")
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(str(self.size).encode())
+        digest = hashlib.sha256(f"{self.size} {self.content}".encode())
         for index in np.linspace(0, self.size - 1, min(self.size, 1000)).astype(int):
             digest.update(self.id(int(index)).encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def content(self) -> str:
+        """What changes when images change behind names that stay."""
+        return ""
 
 
 class FileCorpus(Corpus):
     """Frames of image and DICOM files; every file has been opened and decoded once."""
 
     def __init__(
-        self, name: str, files: Sequence[tuple[str, int]], left_out: Sequence[tuple[str, str]] = (), root=None
+        self,
+        name: str,
+        files: Sequence[tuple[str, int]],
+        left_out: Sequence[tuple[str, str]] = (),
+        root=None,
+        companions=None,
     ):
         self.files = list(files)
         self.ends = list(accumulate(frames for _, frames in self.files))
         self.root = Path(root) if root else None
-        super().__init__(name, self.ends[-1] if self.ends else 0, left_out)
+        super().__init__(name, self.ends[-1] if self.ends else 0, left_out, companions)
 
     def _place(self, index: int) -> tuple[str, int]:
         file = bisect_right(self.ends, index)
@@ -118,8 +133,12 @@ class FileCorpus(Corpus):
 
     def id(self, index: int) -> str:
         path, frame = self._place(index)
-        shown = str(Path(path).relative_to(self.root)) if self.root else Path(path).name
-        return f"{shown}#{frame}"
+        return f"{_shown(Path(path), self.root)}#{frame}"
+
+    @property
+    def content(self) -> str:
+        stats = [os.stat(path) for path, _ in self.files]
+        return hashlib.sha256(str([(s.st_size, s.st_mtime_ns) for s in stats]).encode()).hexdigest()
 
 
 class TableCorpus(Corpus):
@@ -146,6 +165,15 @@ class TableCorpus(Corpus):
     def id(self, index: int) -> str:
         return f"{self.name}#{index}"
 
+    @property
+    def content(self) -> str:
+        """Of up to 1000 cells, evenly spaced."""
+        digest = hashlib.sha256()
+        for index in np.linspace(0, self.size - 1, min(self.size, 1000)).astype(int):
+            cell = self.table[int(index)][self.column] or {}
+            digest.update(cell.get("bytes") or str(cell.get("path")).encode())
+        return digest.hexdigest()
+
 
 class JoinedCorpus(Corpus):
     """Several corpora, one after the other."""
@@ -153,7 +181,8 @@ class JoinedCorpus(Corpus):
     def __init__(self, parts: Sequence[Corpus]):
         self.parts, self.ends = list(parts), list(accumulate(len(part) for part in parts))
         left_out = [line for part in parts for line in part.left_out]
-        super().__init__(" + ".join(part.name for part in parts), self.ends[-1], left_out)
+        companions = sum((part.companions for part in parts), Counter())
+        super().__init__(" + ".join(part.name for part in parts), self.ends[-1], left_out, companions)
 
     def _place(self, index: int) -> tuple[Corpus, int]:
         part = bisect_right(self.ends, index)
@@ -166,6 +195,10 @@ class JoinedCorpus(Corpus):
     def id(self, index: int) -> str:
         part, at = self._place(index)
         return part.id(at)
+
+    @property
+    def content(self) -> str:
+        return " ".join(part.content for part in self.parts)
 
     @property
     def description(self) -> str:
@@ -195,23 +228,35 @@ def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress
         return _load_from_hub(str(path_or_id), split)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
-            return _load_parquet([path], str(path), split)
+            return _load_parquet([path], path.parent, str(path), split)
         return _open_files([path], path.parent, str(path), progress)
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         import datasets
 
         return _table(datasets.load_from_disk(str(path)), str(path), split)
-    parquet = sorted(p for p in path.rglob("*.parquet") if p.name != "manifest.parquet")
+    # Tables beside images (a manifest, the labels, an image folder's metadata) hold no images themselves.
+    parquet = [p for p in _walk(path) if p.suffix == ".parquet" and _image_column(_schema(p))]
     if parquet:
-        return _load_parquet(parquet, str(path), split)
+        return _load_parquet(parquet, path, str(path), split)
     root = path / split if (path / split).is_dir() else path
     return _open_files(_walk(root), root, str(path_or_id), progress)
 
 
+def _shown(path: Path, root: Path | None) -> str:
+    """A file's name under `root`; bytes that are no UTF-8 (archives of other systems bring them) as question marks."""
+    shown = path.relative_to(root) if root else path.name
+    return os.fsencode(shown).decode("utf-8", "replace")
+
+
 def _walk(folder: Path) -> list[Path]:
-    """All files at any depth but hidden ones, in an order that is the same everywhere."""
-    found = []
-    for parent, folders, files in os.walk(folder):
+    """All files at any depth but hidden ones, in an order that is the same everywhere; a linked folder once."""
+    found, seen = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        place = os.stat(parent)
+        if (place.st_dev, place.st_ino) in seen:  # a link back to where we were
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent) / name for name in sorted(files) if not name.startswith(".")]
     return found
@@ -239,32 +284,64 @@ def _open_files(paths: Sequence[Path], root: Path, name: str, progress: bool) ->
         checked = list(
             tqdm(pool.map(check, paths), total=len(paths), desc=f"reading {name}", unit="file", disable=not progress)
         )
-    shown = {path: str(path.relative_to(root)) for path in paths}
     left_out = [
-        (shown[path], result.reason) for path, result in zip(paths, checked) if isinstance(result, UnreadableFile)
+        (_shown(path, root), result.reason)
+        for path, result in zip(paths, checked)
+        if isinstance(result, UnreadableFile)
     ]
-    left_out += [(f"{count} files *{suffix}", "no image") for suffix, count in sorted(side.items())]
     files = [(str(path), result) for path, result in zip(paths, checked) if not isinstance(result, UnreadableFile)]
     if not files:
+        side_lines = [(f"{count} files *{suffix}", "no image") for suffix, count in sorted(side.items())]
+        left_out += side_lines
         reasons = "\n".join(f"  {file}: {reason}" for file, reason in left_out[:20])
         more = f"\n  ... and {len(left_out) - 20} more" if len(left_out) > 20 else ""
         raise ValueError(
             f"{name} holds no image that can be read. Wanted: DICOM files or {', '.join(sorted(IMAGE_SUFFIXES))}.\n"
             + (reasons + more if left_out else "  The folder is empty.")
         )
-    return FileCorpus(name, files, left_out, root)
+    return FileCorpus(name, files, left_out, root, side)
 
 
-def _load_parquet(paths: Sequence[Path], name: str, split: str) -> TableCorpus:
+def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> TableCorpus:
     import datasets
 
     # Shards are named after their split (data/train-00000-of-00004.parquet) or lie in a folder of its name.
-    named = [p for p in paths if p.name.startswith(f"{split}-") or p.stem == split or split in p.parts]
-    other = [p for p in paths if p.name.split("-")[0] in ("train", "test", "validation")]
+    def of_split(path: Path) -> bool:
+        return path.name.startswith(f"{split}-") or path.stem == split or split in path.relative_to(root).parts[:-1]
+
+    named = [p for p in paths if of_split(p)]
+    other = [p for p in paths if p.name.split("-")[0].removesuffix(".parquet") in ("train", "test", "validation")]
     if not named and other:
         splits = sorted({p.name.split("-")[0].removesuffix(".parquet") for p in other})
         raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(splits)}.")
+    for path in named or paths:
+        _schema(path)  # a damaged shard is named before it is one of a thousand
     return _table(datasets.Dataset.from_parquet([str(p) for p in named or paths]), name, split)
+
+
+def _schema(path: Path):
+    """A Parquet file's features; they are in its last bytes."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return datasets.Features.from_arrow_schema(pq.read_schema(path))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no whole Parquet file: {error}") from error
+
+
+def _image_column(features) -> str | None:
+    """`image` or the first column that holds images: as `datasets` declares them, or as bytes, alone or beside a path."""
+    import datasets
+
+    def holds_images(feature) -> bool:
+        if isinstance(feature, dict):
+            return "bytes" in feature and holds_images(feature["bytes"])
+        return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+    columns = [column for column, feature in features.items() if holds_images(feature)]
+    return "image" if "image" in columns else columns[0] if columns else None
 
 
 def _load_from_hub(name: str, split: str) -> TableCorpus:
@@ -293,12 +370,12 @@ def _table(table, name: str, split: str) -> TableCorpus:
         if split not in table:
             raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(table)}.")
         table = table[split]
-    columns = [c for c, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    column = "image" if "image" in table.features else columns[0] if columns else None
+    column = _image_column(table.features)
     if column is None:
-        near = difflib.get_close_matches("image", table.column_names, n=1)
-        hint = f" Rename {near[0]!r} to 'image'." if near else ""
-        raise ValueError(f"{name} has no column of images; its columns are: {', '.join(table.column_names)}.{hint}")
+        kinds = ", ".join(f"{c} ({getattr(f, 'dtype', type(f).__name__)})" for c, f in table.features.items())
+        raise ValueError(
+            f"{name} has no column of images (`datasets.Image`, or their bytes); its columns are: {kinds}."
+        )
     if not len(table):
         raise ValueError(f"{name}: split {split!r} is empty.")
     return TableCorpus(name, table, column)

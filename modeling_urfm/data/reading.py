@@ -5,6 +5,7 @@ Nothing here trusts a file: what it declares is checked against what it holds be
 whatever goes wrong becomes an `UnreadableFile` that says why.
 """
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,10 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe would keep us waiting for ever
+            raise UnreadableFile(path, "no regular file")
+        size = state.st_size
         with path.open("rb") as file:
             head = file.read(132)
     except OSError as error:
@@ -229,7 +233,7 @@ def image_to_array(image) -> np.ndarray:
 
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+    return text if len(text) <= 400 else text[:397] + "..."
 
 
 def ultrasound_examples() -> list[Path]:

@@ -73,13 +73,6 @@ def move_into(temporary: Path, output_dir: Path) -> None:
     temporary.rmdir()
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write `content`, in one step."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def model_card(template: Path, results: dict, config, **values) -> ModelCard:
     """The card of a pre-trained model, filled from what the run measured."""
     metadata = ModelCardData(

@@ -2,6 +2,7 @@
 """What a pre-training run is asked to do: a YAML file of two sections, `model` and `training`, and flags over it."""
 
 import argparse
+import importlib.util
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -86,9 +87,16 @@ class PretrainArguments:
             raise ValueError(f"ema_decay={self.ema_decay} is outside (0, 1). A usual value: 0.9999.")
         if self.phantom_snr_db is not None and len(self.phantom_snr_db) != 2:
             raise ValueError(f"phantom_snr_db={self.phantom_snr_db}: give the lowest and the highest, e.g. 0 10.")
+        if self.phantom_snr_db is not None and self.phantom_snr_db[0] > self.phantom_snr_db[1]:
+            raise ValueError(f"phantom_snr_db={self.phantom_snr_db}: the lowest comes first. The nearest valid value: "
+                             f"{self.phantom_snr_db[::-1]}.")  # fmt: skip
         _check_choice("mixed_precision", self.mixed_precision, (None, "no", "bf16", "fp16"))
         _check_choice("teacher_normalize", self.teacher_normalize, ("none", "l2", "layer_norm"))
         _check_choice("report_to", self.report_to, ("none", "tensorboard", "trackio", "wandb", "all"))
+        if self.report_to not in ("none", "all") and importlib.util.find_spec(self.report_to) is None:
+            raise ValueError(
+                f"report_to={self.report_to!r} is not installed: pip install {self.report_to}, or --report_to none."
+            )
 
 
 def parse_arguments(
@@ -115,8 +123,18 @@ def parse_arguments(
         names = training if section == "training" else model
         for name in values:
             _check_choice(f"{known.config}: {section}: key", name, names)
-        parser.set_defaults(**{name: value for name, value in values.items() if value is not None})
-    given = vars(parser.parse_args(argv))
+        parser.set_defaults(**{
+            name: _as_type(f"{known.config}: {section}: {name}", value, *names[name])
+            for name, value in values.items() if value is not None
+        })  # fmt: skip
+    given, unknown = parser.parse_known_args(argv)
+    for flag in unknown:
+        if flag.startswith("--"):
+            near = nearest_name(flag.split("=")[0][2:], ["config", *training, *model])
+            parser.error(f"{flag.split('=')[0]} does not exist. Did you mean --{near}? --help lists all.")
+    if unknown:
+        parser.error(f"{' '.join(unknown)}: a value without a flag before it. --help lists the flags.")
+    given = vars(given)
 
     def values(names):
         return {name: given[name] for name in names if name in given}
@@ -128,12 +146,36 @@ def _read_sections(path: str) -> dict[str, dict]:
     if not Path(path).is_file():
         siblings = sorted(p.name for p in Path(path).parent.glob("*.y*ml")) if Path(path).parent.is_dir() else []
         raise FileNotFoundError(f"--config {path}: no such file. Beside it: {', '.join(siblings) or 'no YAML file'}.")
-    content = yaml.safe_load(Path(path).read_text()) or {}
+    try:
+        content = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected the sections `model` and `training`.")
-    for section in content:
+    for section, values in content.items():
         _check_choice(f"{path}: section", section, ("model", "training"))
+        if not isinstance(values, dict | None):
+            raise ValueError(f"{path}: {section}: expected lines of `name: value`, got {values!r}.")
     return {section: values or {} for section, values in content.items()}
+
+
+def _as_type(where: str, value, kind: type, many: bool):
+    """A value of the file as the flag would have given it: "8e-3" is a number, a single data set is a list of one."""
+    if many:
+        return [_as_type(where, part, kind, False) for part in (value if isinstance(value, list) else [value])]
+    if kind is str and not isinstance(value, (list, dict)):
+        return str(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (ValueError, OverflowError):
+            pass
+    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
+    raise ValueError(f"{where}: {value!r} is not {wanted}.")
 
 
 def _check_choice(name: str, value, choices):
@@ -143,15 +185,19 @@ def _check_choice(name: str, value, choices):
         raise ValueError(f"{name} {value!r} does not exist. Did you mean {near!r}? There are: {', '.join(named)}.")
 
 
-def _add_group(parser: argparse.ArgumentParser, title: str, cls: type, helps: dict[str, str]) -> list[str]:
-    """A flag for every field of `cls` in `helps`; without one on the command line or in the file it stays unset."""
-    group = parser.add_argument_group(title)
+def _add_group(parser, title: str, cls: type, helps: dict[str, str]) -> dict[str, tuple[type, bool]]:
+    """A flag for every field of `cls` in `helps`; without one on the command line or in the file it stays unset.
+
+    Returns the type of every field, and whether it takes several values.
+    """
+    group, types_of = parser.add_argument_group(title), {}
     for name, text in helps.items():
         kind = cls.__dataclass_fields__[name].type
         if get_origin(kind) in (Union, types.UnionType):
             kind = next(part for part in get_args(kind) if part is not type(None))
         many = get_origin(kind) is list
         kind = get_args(kind)[0] if many else kind
+        types_of[name] = (kind, many)
         default = getattr(cls, name, None)
         options = (
             {"action": argparse.BooleanOptionalAction}
@@ -163,7 +209,7 @@ def _add_group(parser: argparse.ArgumentParser, title: str, cls: type, helps: di
         group.add_argument(
             f"--{name}", default=argparse.SUPPRESS, help=text.replace("%", "%%") + shown, **options, **choices
         )
-    return list(helps)
+    return types_of
 
 
 def _model_help() -> dict[str, str]:
@@ -171,7 +217,6 @@ def _model_help() -> dict[str, str]:
     return {
         "image_size": "Height and width of the crops, in pixels.",
         "patch_size": "Height and width of a patch, in pixels.",
-        "num_channels": "Channels of the images.",
         "hidden_size": "Width of the encoder.",
         "num_hidden_layers": "Layers of the encoder.",
         "num_attention_heads": "Heads of the encoder.",

@@ -119,10 +119,11 @@ def load_teacher(
             source = spec[len(scheme) :]
             break
     else:
-        near = nearest_name(spec, SCHEMES)
+        forms = [*SCHEMES, "demo"]
+        near = nearest_name(spec, forms)
+        example = near + ("" if near == "demo" else "FOLDER" if "local" in near else "ID")
         raise ValueError(
-            f"--teacher {spec!r} is not understood. The nearest form: {near}{'FOLDER' if 'local' in near else 'ID'}. There are: "
-            f"{', '.join(SCHEMES)} and demo."
+            f"--teacher {spec!r} is not understood. The nearest form: {example}. There are: {', '.join(forms)}."
         )
     load = _load_transformers if scheme == "transformers:" else _load_open_clip
     tower, hidden_size, image_size, mean, std = load(source, "local-dir" in scheme, layer)
@@ -154,11 +155,17 @@ def _load_open_clip(source: str, local: bool, layer: int):
     except ImportError as error:
         raise TeacherError(f"The teacher needs open_clip: pip install 'urfm[train]' ({error}).") from error
     config_path, weights_path = _open_clip_files(source, local)
-    config = json.loads(Path(config_path).read_text())
-    model, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
-    vision = CLIPVisionCfg(**model["vision_cfg"] | {"timm_model_pretrained": False})
-    visual = _build_vision_tower(model["embed_dim"], vision, model.get("quick_gelu", False))
-    state = _read_weights(weights_path)
+    try:
+        config = json.loads(Path(config_path).read_text())
+        model, preprocess = config["model_cfg"], config.get("preprocess_cfg", {})
+        vision = CLIPVisionCfg(**model["vision_cfg"] | {"timm_model_pretrained": False})
+        visual = _build_vision_tower(model["embed_dim"], vision, model.get("quick_gelu", False))
+    except Exception as error:  # JSON, missing keys, unknown ones, a timm model that does not exist
+        raise _damaged(config_path, "no config of an open_clip model", error) from error
+    try:
+        state = _read_weights(weights_path)
+    except Exception as error:  # every format has its own
+        raise _damaged(weights_path, "no whole file of weights", error) from error
     ours = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     if not ours:
         raise TeacherError(f"{weights_path} holds no vision tower: no key begins with 'visual.'.")
@@ -200,6 +207,13 @@ def _open_clip_files(source: str, local: bool) -> tuple[str, str]:
             return config, hf_hub_download(source, names[1])
     except Exception as error:  # the Hub client has a dozen ways to say no; all need the same answer
         raise _cannot_be_had(source, f"open_clip:hf-hub:{source}", "open_clip:local-dir:FOLDER", error) from error
+
+
+def _damaged(path: str, what: str, error: Exception) -> TeacherError:
+    return TeacherError(
+        f"{path} is {what} ({type(error).__name__}). It may be cut short, or a git-lfs pointer: fetch it again with "
+        "hf download ID --local-dir FOLDER."
+    )
 
 
 def _cannot_be_had(source: str, spec: str, local_spec: str, error: Exception) -> TeacherError:
@@ -282,6 +296,8 @@ def _load_transformers(source: str, local: bool, layer: int):
             source, config=config, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # as above
+        if source.startswith((".", "/", "~")) and not Path(source).exists():
+            raise TeacherError(f"The teacher transformers:{source} can't be had: there is no such folder.") from error
         raise _cannot_be_had(source, f"transformers:{source}", "transformers:FOLDER", error) from error
     # transformers fills what is missing with random numbers. Poolers, heads and mask tokens play no part in patch
     # features, and checkpoints of other tasks lack them; without anything else the teacher would teach noise.
@@ -289,17 +305,23 @@ def _load_transformers(source: str, local: bool, layer: int):
     if missing:
         raise TeacherError(f"{source} lacks weights of {type(model).__name__}: {', '.join(missing[:5])} ...")
     mean, std, size = _preprocessing(source)
+    kind = type(model).__name__
+    if not (hasattr(config, "hidden_size") and hasattr(config, "patch_size")):
+        raise TeacherError(f"{source}: {kind} has no patch tokens; a teacher is a plain ViT, as DINOv2's or CLIP's.")
+    _layer_index(layer, config.num_hidden_layers)
     built_for = _side(getattr(config, "image_size", size or 224))
     # Where positions are interpolated, as its processor says: DINOv2 is built for 518 px and used at 224.
     for image_size in dict.fromkeys((size or built_for, built_for)):
         try:
             tower = _TransformersTower(model.eval(), config, layer, image_size)
             with torch.no_grad():
-                tower(torch.zeros(1, 3, image_size, image_size))
+                tokens = tower(torch.zeros(1, 3, image_size, image_size))
+            if tuple(tokens.shape[1:]) != (tower.patches, config.hidden_size):
+                raise ValueError(f"{tuple(tokens.shape[1:])} instead of {(tower.patches, config.hidden_size)} features")
             break
-        except ValueError as error:  # a size that the encoder can't take, or a layer that does not exist
+        except Exception as error:  # a size that the encoder can't take, or no plain ViT
             if image_size == built_for:
-                raise error
+                raise TeacherError(f"{source}: {kind} gives no square grid of patch tokens ({error}).") from error
     return tower, config.hidden_size, image_size, mean, std
 
 

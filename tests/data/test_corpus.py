@@ -1,6 +1,7 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """What --dataset may name, what is left out and said, and the order and crops of training."""
 
+import os
 import pickle
 import shutil
 from collections import Counter
@@ -40,12 +41,12 @@ def test_a_folder_of_dicom_with_a_corrupted_file_among_them(tmp_path):
     corpus = load_corpus(tmp_path, progress=False)
     assert len(corpus) == 34  # one cine loop of 30 frames, four single ones
     names = dict(corpus.left_out)
-    assert set(names) == {"broken.dcm", "1 files *.txt"} and names["broken.dcm"]
+    assert set(names) == {"broken.dcm"} and names["broken.dcm"] and corpus.companions == {".txt": 1}
     assert corpus[5]["pixels"].dtype == torch.uint8 and corpus[5]["pixels"].shape[0] == 3
     assert len({corpus.id(i) for i in range(34)}) == 34 and "examples_ybr_color.dcm#29" in {
         corpus.id(i) for i in range(34)
     }
-    assert "34 images, 2 left out" in corpus.description
+    assert "34 images, 1 left out (beside them, no images: 1 *.txt)" in corpus.description
 
 
 def test_folders_image_folders_single_files_and_saved_data_sets(folder, tmp_path_factory):
@@ -119,7 +120,7 @@ def test_what_is_not_there_is_named_with_the_nearest(folder, tmp_path_factory, m
     with pytest.raises(ValueError, match=r"no image that can be read(.|\n)*a\.dcm: "):
         load_corpus(empty, progress=False)
     datasets.Dataset.from_dict({"images": [1]}).to_parquet(str(empty / "t.parquet"))
-    with pytest.raises(ValueError, match="its columns are: images. Rename 'images' to 'image'"):
+    with pytest.raises(ValueError, match=r"no column of images .* its columns are: images \(int64\)"):
         load_corpus(empty / "t.parquet")
 
 
@@ -182,3 +183,44 @@ def test_crops_are_distributed_as_torchvisions():
 def test_crops_lie_within_the_image(height, width, seed):
     top, left, h, w = PretrainTransform(16).box(height, width, np.random.default_rng(seed))
     assert 0 <= top and 0 <= left and 1 <= h and 1 <= w and top + h <= height and left + w <= width
+
+
+def test_a_folder_above_that_is_called_train_decides_nothing(tmp_path):
+    data = tmp_path / "train" / "mine" / "data"
+    data.mkdir(parents=True)
+    for split, count in (("train", 4), ("test", 2)):
+        table = datasets.Dataset.from_dict({"image": [picture(i) for i in range(count)]})
+        table.to_parquet(str(data / f"{split}-00000-of-00001.parquet"))
+    assert len(load_corpus(data.parent, progress=False)) == 4
+    assert len(load_corpus(data.parent, split="test", progress=False)) == 2
+
+
+def test_tables_beside_images_hide_none_and_cells_of_bytes_are_images(folder, tmp_path_factory):
+    datasets.Dataset.from_dict({"file_name": ["1.png"], "label": [3]}).to_parquet(str(folder / "metadata.parquet"))
+    corpus = load_corpus(folder, progress=False)
+    assert len(corpus) == 5 and corpus.companions == {".parquet": 1} and not corpus.left_out
+    other = tmp_path_factory.mktemp("cells")
+    cells = [{"bytes": (folder / f"{i}.png").read_bytes(), "path": None} for i in range(3)]
+    datasets.Dataset.from_dict({"img": cells}).to_parquet(str(other / "a.parquet"))
+    assert load_corpus(other, progress=False)[2]["pixels"].max() == 20
+    (other / "b.parquet").write_bytes((other / "a.parquet").read_bytes()[:50])
+    with pytest.raises(ValueError, match="b.parquet is no whole Parquet file"):
+        load_corpus(other, progress=False)
+
+
+def test_linked_folders_are_read_once_odd_names_are_shown_and_pipes_are_left_out(folder, tmp_path_factory):
+    whole = tmp_path_factory.mktemp("whole")
+    os.symlink(folder, whole / "linked")
+    os.symlink(whole, whole / "back")
+    os.mkfifo(whole / "pipe")
+    picture(7).save(whole / "x.png")
+    os.rename(whole / "x.png", os.fsencode(whole) + b"/caf\xe9.png")
+    corpus = load_corpus(whole, progress=False)
+    assert len(corpus) == 6 and corpus.left_out == [("pipe", "no regular file")]
+    assert corpus.fingerprint and {corpus.id(i) for i in range(6)} >= {"caf\ufffd.png#0", "linked/3.png#0"}
+
+
+def test_the_fingerprint_changes_with_what_the_images_show(folder):
+    before = load_corpus(folder, progress=False).fingerprint
+    picture(99).save(folder / "2.png")
+    assert load_corpus(folder, progress=False).fingerprint != before

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from modeling_urfm import URFMConfig, URFMForPreTraining
 from modeling_urfm.pretraining.arguments import parse_arguments
 from modeling_urfm.pretraining.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from modeling_urfm.pretraining.masking import batch_mask, scan_region_patches, step_generator
 from modeling_urfm.pretraining.schedules import ModelEMA, cosine_schedule, parameter_groups, scaled_learning_rate
+from modeling_urfm.pretraining.startup import check_writable, initial_model
 
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -27,6 +29,50 @@ def small(**values):
 
 
 # ---------------------------------------------------------------- arguments
+
+
+def test_values_of_the_file_have_the_flags_types(tmp_path):
+    file = tmp_path / "mine.yaml"
+
+    def read(text):
+        file.write_text(text)
+        return parse_arguments(DEMO, ["--config", str(file)])[0]
+
+    args = read("training: {dataset: /data/us, learning_rate: 8e-3, max_train_steps: 20.0, output_dir: 2026}")
+    assert (args.dataset, args.learning_rate, args.max_train_steps, args.output_dir) == (["/data/us"], 8e-3, 20, "2026")
+    for text, says in (
+        ("training: {dataset: a, max_train_steps: 2.5}", "training: max_train_steps: 2.5 is not a whole number"),
+        ("training: {dataset: a, loss_on_scan_region: 'no'}", "'no' is not true or false"),
+        ("training: {dataset: a, phantom_snr_db: [10, 5]}", r"The nearest valid value: \[5.0, 10.0\]"),
+        ("training: [a, b]", "expected lines of `name: value`"),
+        ("training: {dataset: [", "mine.yaml is no YAML"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            read(text)
+
+
+def test_a_flag_that_does_not_exist_is_refused_with_the_nearest(capsys):
+    for flag, near in (("--learning_rat", "--learning_rate"), ("--batch_size=3", "--patch_size")):
+        with pytest.raises(SystemExit):
+            parse_arguments(DEMO, [flag])
+        assert f"Did you mean {near}" in capsys.readouterr().err
+
+
+def test_where_a_result_can_go_and_what_it_starts_from_is_known_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file is a file"):
+        check_writable(tmp_path / "file" / "deeper")
+    check_writable(tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()
+    initial_model(small(), None).save_pretrained(tmp_path / "was")
+    state = initial_model(small(), str(tmp_path / "was")).state_dict()
+    assert torch.equal(
+        state["decoder.mask_token"], load_file(tmp_path / "was" / "model.safetensors")["decoder.mask_token"]
+    )
+    with pytest.raises(ValueError, match="has hidden_size=16, this run has hidden_size=32: give --hidden_size 16"):
+        initial_model(URFMConfig(**small().to_dict() | {"hidden_size": 32}), str(tmp_path / "was"))
+    with pytest.raises(FileNotFoundError, match="holds no config.json"):
+        initial_model(small(), str(tmp_path))
 
 
 def test_a_flag_overrides_the_file_and_the_file_the_default(tmp_path):

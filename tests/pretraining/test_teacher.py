@@ -430,6 +430,41 @@ def test_open_clip_is_imported_only_when_needed():
     assert "pip install 'urfm[train]'" in result.stderr, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("open_clip_config.json", b'{"model_cfg": '),
+        ("open_clip_config.json", b"{}"),
+        ("open_clip_config.json", b'{"model_cfg": {"embed_dim": 8, "vision_cfg": {"no_such": 1}}}'),
+        ("open_clip_model.safetensors", b"\x10\x00"),
+        ("open_clip_model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+    ],
+)
+def test_a_damaged_folder_says_which_file_to_fetch_again(tmp_path, name, content):
+    write_open_clip(tmp_path, TIMM_VISION, safetensors=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TeacherError, match=f"{name} is no .*fetch it again"):
+        load_teacher(f"open_clip:local-dir:{tmp_path}")
+
+
+def test_encoders_without_a_grid_are_refused_at_once(tmp_path):
+    import transformers
+
+    mae = transformers.ViTMAEConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1,
+                                    num_attention_heads=2, intermediate_size=32)  # fmt: skip
+    transformers.ViTMAEModel(mae).save_pretrained(tmp_path / "mae")
+    with pytest.raises(TeacherError, match="ViTMAEModel gives no square grid"):
+        load_teacher(f"transformers:{tmp_path / 'mae'}")
+    conv = transformers.ConvNextConfig(image_size=32, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8])
+    transformers.ConvNextModel(conv).save_pretrained(tmp_path / "conv")
+    with pytest.raises(TeacherError, match="ConvNextModel has no patch tokens"):
+        load_teacher(f"transformers:{tmp_path / 'conv'}")
+    with pytest.raises(TeacherError, match="there is no such folder"):
+        load_teacher(f"transformers:{tmp_path / 'nowhere'}")
+    with pytest.raises(ValueError, match="The nearest form: demo"):
+        load_teacher("dmo")
+
+
 # ---- the demo teacher that ships
 
 

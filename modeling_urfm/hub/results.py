@@ -1,0 +1,40 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""`results.json`: what every recipe leaves behind for a machine to read."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+LIBRARIES = (
+    "urfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "open_clip_torch", "timm", "numpy", "scipy",
+)  # fmt: skip
+
+
+def run_facts(seed: int) -> dict:
+    """`command`, `versions` and `seed` of the run that calls this."""
+    # `accelerate launch` leaves its settings in the environment; its own arguments are not to be had.
+    launcher = ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["python"]
+    return {
+        "command": shlex.join([*launcher, os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "seed": seed,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content`, in one step."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
