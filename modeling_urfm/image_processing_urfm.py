@@ -117,7 +117,9 @@ def find_scan_region(
     A pixel is lit where it differs from the ground (the commonest value along the border) by more than a twentieth of
     the image's contrast. The image is divided into at most `grid` cells a side, and of these the ones that are lit
     unevenly, as speckle is (bars of the user interface are even), are smoothed over five cells, which removes text,
-    rulers and frames. The largest connected group that is left is the region. Without any speckle, even cells count.
+    rulers and frames. The largest connected group that is left is the region, without the blocks of text that have grown
+    together with it. Without any speckle, even cells count. A letter that touches the picture may stay: this is a crop, no
+    de-identification.
 
     Args:
         image: (channels, height, width) or (height, width), any real dtype and range, finite.
@@ -151,6 +153,8 @@ def find_scan_region(
     core = _core(coverage)
     if core is None:
         return None
+    bright = F.max_pool2d(contrast[None, None], step, ceil_mode=True).cpu()[0, 0] > 0.75 * float(strong)
+    core = _without_text(core, coverage, bright)
     region = _dilate(core, 1) & (coverage[0, 0] > 0.25)
     rows, columns = region.any(1).nonzero()[:, 0], region.any(0).nonzero()[:, 0]
     top, left = int(rows[0]) * step, int(columns[0]) * step
@@ -167,7 +171,24 @@ def _dilate(mask: torch.Tensor, cells: int) -> torch.Tensor:
 
 def _core(coverage: torch.Tensor) -> torch.Tensor | None:
     """(1, 1, rows, columns) lit share of each cell -> the largest group that is lit over five cells' breadth."""
-    return _largest_component(F.avg_pool2d(coverage, 5, stride=1, padding=2, count_include_pad=False)[0, 0] > 0.5)
+    return _largest_component(_smooth(coverage) > 0.5)
+
+
+def _without_text(core: torch.Tensor, coverage: torch.Tensor, bright: torch.Tensor) -> torch.Tensor:
+    """Cut off a header that has grown together with the picture: blocks of letters, half of whose pixels are unlit and
+    whose strokes are bright. What is half lit but not bright is the dark part of a picture and stays."""
+    dense = _largest_component(core & (_smooth(coverage) > 0.8))
+    if dense is None or dense.sum() < 0.5 * core.sum():
+        return core
+    picture = _dilate(dense, 2) & core
+    rest = core & ~picture
+    is_text = rest.any() and bright[rest].float().mean() > 0.3
+    return picture if is_text else core
+
+
+def _smooth(coverage: torch.Tensor) -> torch.Tensor:
+    """(1, 1, rows, columns) -> (rows, columns), the mean over five cells' breadth."""
+    return F.avg_pool2d(coverage, 5, stride=1, padding=2, count_include_pad=False)[0, 0]
 
 
 def _largest_component(mask: torch.Tensor) -> torch.Tensor | None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import ViTImageProcessor
 
+from modeling_urfm.data.reading import open_source, ultrasound_examples
 from modeling_urfm.image_processing_urfm import URFMImageProcessor, URFMImageProcessorPil, find_scan_region
 
 
@@ -254,6 +255,23 @@ def test_scan_region_of_rectangles_and_of_nothing():
     assert np.abs(np.array(find_scan_region(grey)) - (60, 90, 120, 150)).max() <= 6
     full = torch.from_numpy(speckle(200, 300))
     assert find_scan_region(full) == (0, 0, 200, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "frame", "edges"),
+    [  # top, left, bottom, right, read off the pictures; a dim rim may be missed
+        ("examples_rgb_color.dcm", 0, (54, 6, 172, 312)),
+        ("examples_jpeg2k.dcm", 0, (108, 12, 340, 625)),
+        ("examples_ybr_color.dcm", 10, (20, 84, 206, 232)),
+    ],
+)
+def test_scan_region_of_real_frames_without_their_headers(name, frame, edges):
+    """GE's two have four lines of text above the picture, as wide as it; SonoSite's has a bar below it."""
+    path = next(p for p in ultrasound_examples() if p.name == name)
+    image = torch.from_numpy(open_source(path).frame(frame)).permute(2, 0, 1)
+    top, left, height, width = find_scan_region(image)
+    found, slack = np.array([top, left, top + height, left + width]), 0.04 * max(image.shape)
+    assert np.abs(found - edges).max() <= slack, found
 
 
 @both

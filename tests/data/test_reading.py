@@ -3,6 +3,7 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -166,3 +167,10 @@ def test_a_dicom_file_is_known_without_its_name_or_preamble(tmp_path):
 def test_errors_travel_between_processes():
     error = pickle.loads(pickle.dumps(UnreadableFile("a.dcm", "cut")))
     assert (error.path, error.reason, str(error)) == ("a.dcm", "cut", "a.dcm: cut")
+
+
+def test_jpeg_lossless_as_many_archives_keep_it():
+    """Process 14, selection value 1 (1.2.840.10008.1.2.4.70): only GDCM decodes it under a permissive licence."""
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / "SC_rgb_jpeg_gdcm.dcm"
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    assert open_source(path).frame(0).shape == (100, 100, 3)
