@@ -189,7 +189,9 @@ def main():
         if ema:
             ema.update(unwrapped)
         step, window = step + 1, window + 1
-        window_images += ranks * sum(len(pixels) for pixels, _, _ in micro_batches)  # ranks have equally many
+        images = ranks * sum(len(pixels) for pixels, _, _ in micro_batches)  # ranks have equally many
+        window_images += images
+        progress["images_seen"] += images
         bar.update()
 
         if step % args.logging_steps == 0 or step == total_steps:
@@ -201,7 +203,6 @@ def main():
             now = time.perf_counter()
             entry = {"step": step, "loss": loss, "learning_rate": scheduler.get_last_lr()[0],
                      "images_per_s": window_images / (now - window_started)}  # fmt: skip
-            progress["images_seen"] += window_images
             progress["history"].append(entry)
             accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=step)
             bar.set_postfix_str(
