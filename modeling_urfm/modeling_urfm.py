@@ -197,7 +197,7 @@ class URFMPatchEmbeddings(nn.Module):
                         f"The {name} of pixel_values, {size}, is not divisible by patch_size={self.patch_size}. The "
                         f"nearest {name} that is: {nearest_multiple(size, self.patch_size)}."
                     )
-        return self.projection(pixel_values).flatten(2).transpose(1, 2)
+        return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
 
 
 class URFMEmbeddings(URFMPositionEmbeddings):
@@ -375,6 +375,14 @@ def _encoder_layers(config: URFMConfig) -> nn.ModuleList:
     return nn.ModuleList(URFMLayer(config, rate) for rate in rates)
 
 
+def _stages(encoder: nn.Module, pixel_values: torch.Tensor, **kwargs) -> list[torch.Tensor]:
+    """The embedding and the output of every layer of a URFMModel or URFMBackbone, before the final norm."""
+    stages = [encoder.embeddings(pixel_values)]
+    for layer in encoder.layers:
+        stages.append(layer(stages[-1], None, **kwargs))
+    return stages
+
+
 class URFMModel(URFMPreTrainedModel):
     """
     The encoder: a plain pre-norm ViT with a CLS token and a final norm.
@@ -425,7 +433,6 @@ class URFMModel(URFMPreTrainedModel):
         """
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
-        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
         hidden_states = self.embeddings(pixel_values, visible_indices)
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
@@ -781,15 +788,9 @@ class URFMForSemanticSegmentation(URFMPreTrainedModel):
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         size = (max(grid[0], -(-height // 4)), max(grid[1], -(-width // 4)))
         # Layer by layer: recorded hidden states would need hooks, which a compiler can't install.
-        hidden_states = self.urfm.embeddings(
-            pixel_values.to(self.urfm.embeddings.patch_embeddings.projection.weight.dtype)
-        )
-        stages = [hidden_states]
-        for layer in self.urfm.layers:
-            hidden_states = layer(hidden_states, None, **kwargs)
-            stages.append(hidden_states)
+        stages = _stages(self.urfm, pixel_values, **kwargs)
         # The last level is taken after the encoder's final norm, so that this norm is trained too.
-        levels = [stages[i] for i in self.levels[:-1]] + [self.urfm.layernorm(hidden_states)]
+        levels = [stages[i] for i in self.levels[:-1]] + [self.urfm.layernorm(stages[-1])]
         logits = self.decode_head([level[:, 1:] for level in levels], grid, size)
         return SemanticSegmenterOutput(loss=self._loss(logits, labels) if labels is not None else None, logits=logits)
 
@@ -842,13 +843,8 @@ class URFMBackbone(BackboneMixin, URFMPreTrainedModel):
             `feature_maps`: for each of `out_features` the tokens after the final norm, (batch, hidden, height / patch,
             width / patch), or (batch, 1 + patches, hidden) with `reshape_hidden_states=False`.
         """
-        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
         grid = (pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size)
-        hidden_states = self.embeddings(pixel_values)
-        stages = [hidden_states]
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, None, **kwargs)
-            stages.append(hidden_states)
+        stages = _stages(self, pixel_values, **kwargs)
         feature_maps = []
         for name, stage in zip(self.stage_names, stages, strict=True):
             if name in self.out_features:

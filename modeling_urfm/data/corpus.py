@@ -228,6 +228,7 @@ def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress
         return _load_from_hub(str(path_or_id), split)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
+            _schema(path)  # a damaged file is named
             return _load_parquet([path], path.parent, str(path), split)
         return _open_files([path], path.parent, str(path), progress)
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -235,11 +236,12 @@ def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress
 
         return _table(datasets.load_from_disk(str(path)), str(path), split)
     # Tables beside images (a manifest, the labels, an image folder's metadata) hold no images themselves.
-    parquet = [p for p in _walk(path) if p.suffix == ".parquet" and _image_column(_schema(p))]
+    files = _walk(path)
+    parquet = [p for p in files if p.suffix == ".parquet" and _image_column(_schema(p))]
     if parquet:
         return _load_parquet(parquet, path, str(path), split)
     root = path / split if (path / split).is_dir() else path
-    return _open_files(_walk(root), root, str(path_or_id), progress)
+    return _open_files(files if root == path else _walk(root), root, str(path_or_id), progress)
 
 
 def _shown(path: Path, root: Path | None) -> str:
@@ -314,8 +316,6 @@ def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> T
     if not named and other:
         splits = sorted({p.name.split("-")[0].removesuffix(".parquet") for p in other})
         raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(splits)}.")
-    for path in named or paths:
-        _schema(path)  # a damaged shard is named before it is one of a thousand
     return _table(datasets.Dataset.from_parquet([str(p) for p in named or paths]), name, split)
 
 
