@@ -4,6 +4,8 @@
     accelerate launch recipes/pretrain.py                        # the demo: data and teacher ship, minutes on two cores
     accelerate launch recipes/pretrain.py --dataset FOLDER       # the demo's model on your PNG, JPEG or DICOM files
     accelerate launch recipes/pretrain.py --config recipes/configs/urfm_base.yaml --dataset FOLDER_OR_HUB_ID
+    accelerate launch recipes/pretrain.py --config recipes/configs/urfm_base.yaml --dataset corpus \
+        --balance_by organ --max_images_per_source 50000 --augment speckle blur gain contrast --augment_student_only
     accelerate launch recipes/pretrain.py --max_train_steps 20 --output_dir try   # does it run?
 
 Every value of the config file is also a flag (`--help` lists them); a flag overrides the file. The result is a folder
@@ -27,14 +29,22 @@ from modeling_urfm import URFMForPreTraining, URFMImageProcessor
 from modeling_urfm.data.corpus import join_corpora, load_corpus
 from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus, example_images
 from modeling_urfm.data.phantoms import usable_cores
-from modeling_urfm.data.transforms import AugmentedCorpus, EpochBatchSampler, PretrainTransform, collate
+from modeling_urfm.data.streaming import EpochPlan
+from modeling_urfm.data.transforms import (
+    AugmentedCorpus,
+    EpochBatchSampler,
+    PretrainTransform,
+    UltrasoundAugmentation,
+    collate,
+    to_float,
+)
 from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
 from modeling_urfm.evaluation.predictions import masked_predictions
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import model_card, save_model_folder
 from modeling_urfm.modeling_urfm import patchify
-from modeling_urfm.pretraining.arguments import parse_arguments
+from modeling_urfm.pretraining.arguments import augmentation_strengths, parse_arguments
 from modeling_urfm.pretraining.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from modeling_urfm.pretraining.masking import batch_mask, scan_region_patches, step_generator
 from modeling_urfm.pretraining.schedules import ModelEMA, cosine_schedule, make_optimizer, scaled_learning_rate
@@ -67,6 +77,8 @@ def main():
         if teacher.hidden_size != config.target_hidden_size:
             was, config.target_hidden_size = config.target_hidden_size, teacher.hidden_size
             logger.info("target_hidden_size: %d, the teacher's (the config has %d)", teacher.hidden_size, was)
+    elif args.augment_student_only:
+        raise SystemExit("--augment_student_only needs a teacher; with --target pixel there is none.")
 
     model = initial_model(config, args.init_from)
 
@@ -83,6 +95,9 @@ def main():
     for name, reason in corpus.left_out:
         logger.warning("left out: %s: %s", name, reason)
     logger.info("data: %s", corpus.description)
+    plan = EpochPlan(corpus, args.balance_by or (), args.balance_temperature, args.max_images_per_source)
+    if plan.length != len(corpus) or args.balance_by:
+        logger.info("an epoch: %d images%s", plan.length, plan.description)
     knn = OrganKNN(config.image_size, snr_db=snr_db) if args.eval_steps else None
     data_s = time.perf_counter() - data_started
 
@@ -92,7 +107,7 @@ def main():
     accumulation, ranks = args.gradient_accumulation_steps, accelerator.num_processes
     global_batch = args.per_device_train_batch_size * accumulation * ranks
     learning_rate = args.learning_rate or scaled_learning_rate(args.base_learning_rate, global_batch)
-    micro_steps = math.ceil(len(corpus) / (args.per_device_train_batch_size * ranks)) * args.num_train_epochs
+    micro_steps = math.ceil(plan.length / (args.per_device_train_batch_size * ranks)) * args.num_train_epochs
     total_steps = args.max_train_steps or max(1, math.ceil(micro_steps / accumulation))
     optimizer = make_optimizer(model, learning_rate, args.weight_decay, args.adam_beta2)
     scheduler = cosine_schedule(optimizer, round(args.warmup_ratio * total_steps), total_steps)
@@ -107,11 +122,16 @@ def main():
         accelerator.init_trackers("urfm", config={k: str(v) for k, v in vars(args).items()})
 
     # ---- where to begin
+    strengths = augmentation_strengths(args.augment)
     fingerprint = {
         "corpus": corpus.fingerprint, "per_device_train_batch_size": args.per_device_train_batch_size,
         "gradient_accumulation_steps": accumulation, "num_processes": ranks, "seed": args.seed,
         "total_steps": total_steps, "model": config.to_diff_dict(), "teacher": args.teacher,
         "min_crop_scale": args.min_crop_scale,
+        # None where nothing is asked: what was saved before these options existed can be resumed.
+        "balance": [args.balance_by, args.balance_temperature] if args.balance_by else None,
+        "max_images_per_source": args.max_images_per_source,
+        "augment": [strengths, args.augment_probability, args.augment_student_only] if strengths else None,
     }  # fmt: skip
     progress = {"history": [], "evaluations": [], "unreadable": {}, "training_s": 0.0, "images_seen": 0,
                 "fingerprint": fingerprint}  # fmt: skip
@@ -131,11 +151,16 @@ def main():
     evaluate()
 
     # ---- the loop
+    effects = {name: strength for name, strength in strengths.items() if name != "vertical_flip"}
+    transform = PretrainTransform(
+        config.image_size, scale=(args.min_crop_scale, 1.0), vertical_flip=0.5 * strengths.get("vertical_flip", 0.0)
+    )
+    augmentation = UltrasoundAugmentation(effects, args.augment_probability) if effects else None
     loader = DataLoader(
-        AugmentedCorpus(corpus, PretrainTransform(config.image_size, scale=(args.min_crop_scale, 1.0)), seed=args.seed),
+        AugmentedCorpus(corpus, transform, args.seed, augmentation, student_only=args.augment_student_only),
         batch_sampler=EpochBatchSampler(
-            len(corpus), args.per_device_train_batch_size, seed=args.seed, num_replicas=ranks,
-            rank=accelerator.process_index, start=step * accumulation,
+            plan.length, args.per_device_train_batch_size, seed=args.seed, num_replicas=ranks,
+            rank=accelerator.process_index, start=step * accumulation, order=plan.order,
         ),
         num_workers=args.dataloader_num_workers, collate_fn=collate, pin_memory=accelerator.device.type == "cuda",
     )  # fmt: skip
@@ -164,15 +189,20 @@ def main():
                     logger.warning("unreadable, replaced by the next image: %s", text)
                 progress["unreadable"][name] = reason
             pixels = batch["pixels"]
+            clean = batch.get("teacher_pixels", pixels)
             mask = batch_mask(config, len(pixels), generator)
-            loss_mask = scan_region_patches(pixels, config.patch_size) if args.loss_on_scan_region else None
-            micro_batches.append((pixels, mask, loss_mask))
-        hidden = sum(int((mask if lit is None else mask & lit).sum()) for _, mask, lit in micro_batches)
+            loss_mask = scan_region_patches(to_float(clean), config.patch_size) if args.loss_on_scan_region else None
+            micro_batches.append((pixels, clean, mask, loss_mask))
+        hidden = sum(int((mask if lit is None else mask & lit).sum()) for _, _, mask, lit in micro_batches)
         items = accelerator.reduce(torch.tensor(float(hidden), device=accelerator.device), reduction="sum")
         items = (items * predicted_share).clamp(min=1)
-        for pixels, mask, loss_mask in micro_batches:
-            pixels = pixels.to(accelerator.device, non_blocking=True)
-            targets = teacher(pixels, grid) if teacher else None
+        for pixels, clean, mask, loss_mask in micro_batches:
+            # Batches come as bytes, grey ones in one channel; the other two are views of it.
+            pixels, clean = (
+                to_float(part.to(accelerator.device, non_blocking=True)).expand(-1, 3, -1, -1)
+                for part in (pixels, clean)
+            )
+            targets = teacher(clean, grid) if teacher else None
             with accelerator.accumulate(model):
                 outputs = model(
                     normalize(pixels), target_features=targets, bool_masked_pos=mask, loss_mask=loss_mask,
@@ -189,7 +219,7 @@ def main():
         if ema:
             ema.update(unwrapped)
         step, window = step + 1, window + 1
-        images = ranks * sum(len(pixels) for pixels, _, _ in micro_batches)  # ranks have equally many
+        images = ranks * sum(len(batch[0]) for batch in micro_batches)  # ranks have equally many
         window_images += images
         progress["images_seen"] += images
         bar.update()
@@ -235,9 +265,10 @@ def main():
                 "knn_accuracy_untrained": evaluations[0]["knn_accuracy"] if knn else None,
                 "knn_accuracy_untrained_ci95": evaluations[0]["ci95"] if knn else None,
                 "loss_first": round(history[0]["loss"], 4), "loss_last": round(history[-1]["loss"], 4),
-                "steps": total_steps, "global_batch": min(global_batch, len(corpus) * accumulation),
+                "steps": total_steps, "global_batch": min(global_batch, plan.length * accumulation),
                 "num_processes": ranks, "images_seen": progress["images_seen"], "learning_rate": learning_rate,
-                "images": len(corpus), "images_left_out": len(corpus.left_out), "unreadable": progress["unreadable"],
+                "images": len(corpus), "images_per_epoch": plan.length, "images_left_out": len(corpus.left_out),
+                "unreadable": progress["unreadable"],
                 "left_out": [f"{name}: {reason}" for name, reason in corpus.left_out],
                 "files_beside": dict(corpus.companions),
                 "parameters": final.num_parameters(), "device": str(accelerator.device.type),

@@ -2,13 +2,12 @@
 """What `--dataset` names, as a map-style torch data set of uint8 images.
 
 A folder of files is opened and decoded once at the start, so that a damaged file is named before training begins;
-Parquet files and Hub data sets are decoded as they are used, and there an image that can't be read costs that image
-alone.
+Parquet files (`streaming.py`) and Hub data sets are decoded as they are used, and there an image that can't be read
+costs that image alone.
 """
 
 import difflib
 import hashlib
-import io
 import logging
 import os
 from bisect import bisect_right
@@ -22,35 +21,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .reading import IMAGE_SUFFIXES, UnreadableFile, image_to_array, open_source
+from .reading import IMAGE_SUFFIXES, UnreadableFile, open_source
+from .streaming import MAX_GROUP_BYTES, ParquetRows, decode_pixels
 
 
 logger = logging.getLogger(__name__)
 # Companions of images that are no images; they are counted, not complained about one by one.
 SIDE_FILES = {
-    ".txt",
-    ".md",
-    ".json",
-    ".csv",
-    ".tsv",
-    ".xml",
-    ".html",
-    ".pdf",
-    ".yaml",
-    ".yml",
-    ".xlsx",
-    ".npy",
-    ".log",
-    ".gz",
-    ".zip",
-    ".parquet",
-    ".jsonl",
-}
+    ".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yaml",
+    ".yml", ".xlsx", ".npy", ".log", ".gz", ".zip", ".parquet", ".jsonl",
+}  # fmt: skip
 MAX_TRIES = 100  # unreadable images in a row before a corpus counts as unreadable
 
 
 class Corpus(Dataset):
-    """Images with names: `corpus[i]` is `{"pixels": uint8 (3, height, width), "id": str, "unreadable": str}`.
+    """Images with names: `corpus[i]` is `{"pixels": uint8 (1 or 3, height, width), "id": str, "unreadable": str}`.
 
     An image that turns out unreadable is replaced by the next one that can be read, and `unreadable` says "id: reason".
 
@@ -58,7 +43,11 @@ class Corpus(Dataset):
         name: what was asked for. left_out: (file, reason) of everything that should be an image and gave none.
         companions: what lies beside the images and is none by its name (tables, texts): suffix to number of files.
         description: a line for a log or a card. fingerprint: changes whenever the images do.
+        window: 1 where images are read one by one in any order; else how many may be asked for in any order without
+            reading anything twice. starts: first image of everything that is read at once (`streaming.block_order`).
     """
+
+    window = 1
 
     def __init__(self, name: str, size: int, left_out: Sequence[tuple[str, str]] = (), companions=None):
         self.name, self.size, self.left_out, self.companions = name, size, list(left_out), Counter(companions or {})
@@ -70,19 +59,36 @@ class Corpus(Dataset):
         """Image `index` as (height, width, 3) uint8; raises where it can't be read."""
         raise NotImplementedError
 
+    def pixels(self, index: int) -> torch.Tensor:
+        """Image `index` as (1 or 3, height, width) uint8, in whatever order of memory; raises where it can't be read."""
+        return torch.from_numpy(self.read(index)).permute(2, 0, 1)
+
     def id(self, index: int) -> str:
         raise NotImplementedError
 
+    def labels(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """What `column` says of every image: codes (images,) and the names they stand for.
+
+        Raises:
+            ValueError: there is no such column; those there are are named.
+        """
+        raise ValueError(
+            f"{self.name} has no column {column!r}: files have no columns, Parquet files and data sets do."
+        )
+
+    @property
+    def starts(self) -> np.ndarray:
+        return np.arange(self.size + 1)
+
     def __getitem__(self, index: int) -> dict:
-        problem = ""
-        for offset in range(min(self.size, MAX_TRIES)):
-            at = (index + offset) % self.size
+        problem, at = "", index
+        for _ in range(min(self.size, MAX_TRIES)):
             try:
-                pixels = torch.from_numpy(self.read(at)).permute(2, 0, 1).contiguous()
-                return {"pixels": pixels, "id": self.id(at), "unreadable": problem}
+                return {"pixels": self.pixels(at), "id": self.id(at), "unreadable": problem}
             except Exception as error:  # decoders raise many kinds
                 reason = error.reason if isinstance(error, UnreadableFile) else f"{type(error).__name__}: {error}"
                 problem = problem or f"{self.id(at)}: {reason}"
+                at = (at + getattr(error, "rows", 1)) % self.size
         raise UnreadableFile(
             self.name, f"{min(self.size, MAX_TRIES)} images in a row can't be read, the first: {problem}"
         )
@@ -141,7 +147,24 @@ class FileCorpus(Corpus):
         return hashlib.sha256(str([(s.st_size, s.st_mtime_ns) for s in stats]).encode()).hexdigest()
 
 
-class TableCorpus(Corpus):
+class CellCorpus(Corpus):
+    """Images in the cells of a table: encoded bytes, or the path of a file."""
+
+    def cell(self, index: int) -> tuple:
+        """Bytes and path of image `index`; either may be None."""
+        raise NotImplementedError
+
+    def pixels(self, index: int) -> torch.Tensor:
+        data, path = self.cell(index)
+        if data is None and not path:
+            raise UnreadableFile(self.id(index), "the cell is empty")
+        return decode_pixels(Path(path).read_bytes() if data is None else data)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.pixels(index).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+class TableCorpus(CellCorpus):
     """The `image` column of a `datasets.Dataset`, decoded as it is used."""
 
     def __init__(self, name: str, table, column: str = "image"):
@@ -149,30 +172,71 @@ class TableCorpus(Corpus):
 
         if not isinstance(table.features.get(column), datasets.Image):
             table = table.cast_column(column, datasets.Image())
+        self.rows = table
         self.table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         self.column = column
         super().__init__(name, len(table))
 
-    def read(self, index: int) -> np.ndarray:
-        from PIL import Image
-
-        cell = self.table[index][self.column]
-        if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-            raise UnreadableFile(self.id(index), "the cell is empty")
-        with Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"]) as image:
-            return image_to_array(image)
+    def cell(self, index: int) -> tuple:
+        cell = self.table[index][self.column] or {}
+        return cell.get("bytes"), cell.get("path")
 
     def id(self, index: int) -> str:
         return f"{self.name}#{index}"
+
+    def labels(self, column: str) -> tuple[np.ndarray, list[str]]:
+        if column not in self.rows.column_names:
+            raise _no_column(self.name, column, self.rows.column_names)
+        values = ["unknown" if value is None else str(value) for value in self.rows.select_columns([column])[column]]
+        names, codes = np.unique(values, return_inverse=True)
+        return codes.astype(np.int32), names.tolist()
 
     @property
     def content(self) -> str:
         """Of up to 1000 cells, evenly spaced."""
         digest = hashlib.sha256()
         for index in np.linspace(0, self.size - 1, min(self.size, 1000)).astype(int):
-            cell = self.table[int(index)][self.column] or {}
-            digest.update(cell.get("bytes") or str(cell.get("path")).encode())
+            data, path = self.cell(int(index))
+            digest.update(data or str(path).encode())
         return digest.hexdigest()
+
+
+class ShardCorpus(CellCorpus):
+    """Parquet files where they lie: opened by their footers, read a row group at a time, decoded as they are used."""
+
+    def __init__(self, name: str, paths: Sequence[Path], column: str = "image", root: Path | None = None):
+        self.rows, self.root = ParquetRows(paths, column), root
+        super().__init__(name, len(self.rows))
+
+    def cell(self, index: int) -> tuple:
+        return self.rows.cell(index)
+
+    def id(self, index: int) -> str:
+        path, row = self.rows.place(index)
+        return f"{_shown(Path(path), self.root)}#{row}"
+
+    def labels(self, column: str) -> tuple[np.ndarray, list[str]]:
+        if column not in self.rows.columns:
+            raise _no_column(self.name, column, self.rows.columns)
+        return self.rows.labels(column)
+
+    @property
+    def window(self) -> int:
+        return self.rows.window
+
+    @property
+    def starts(self) -> np.ndarray:
+        return self.rows.starts
+
+    @property
+    def content(self) -> str:
+        return self.rows.digest()
+
+
+def _no_column(name: str, column: str, columns: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(column, columns, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{name} has no column {column!r}.{hint} Its columns are: {', '.join(columns)}.")
 
 
 class JoinedCorpus(Corpus):
@@ -192,9 +256,30 @@ class JoinedCorpus(Corpus):
         part, at = self._place(index)
         return part.read(at)
 
+    def pixels(self, index: int) -> torch.Tensor:
+        part, at = self._place(index)
+        return part.pixels(at)
+
     def id(self, index: int) -> str:
         part, at = self._place(index)
         return part.id(at)
+
+    def labels(self, column: str) -> tuple[np.ndarray, list[str]]:
+        codes, names = [], {}
+        for part in self.parts:
+            here, called = part.labels(column)
+            codes.append(np.array([names.setdefault(name, len(names)) for name in called], dtype=np.int32)[here])
+        return np.concatenate(codes), list(names)
+
+    @property
+    def window(self) -> int:
+        """The smallest of those that have one: each part's memory then holds its share of a window."""
+        return min((part.window for part in self.parts if part.window > 1), default=1)
+
+    @property
+    def starts(self) -> np.ndarray:
+        shifts = [0, *self.ends]
+        return np.concatenate([part.starts[:-1] + shift for part, shift in zip(self.parts, shifts)] + [[self.size]])
 
     @property
     def content(self) -> str:
@@ -304,9 +389,7 @@ def _open_files(paths: Sequence[Path], root: Path, name: str, progress: bool) ->
     return FileCorpus(name, files, left_out, root, side)
 
 
-def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> TableCorpus:
-    import datasets
-
+def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> CellCorpus:
     # Shards are named after their split (data/train-00000-of-00004.parquet) or lie in a folder of its name.
     def of_split(path: Path) -> bool:
         return path.name.startswith(f"{split}-") or path.stem == split or split in path.relative_to(root).parts[:-1]
@@ -316,7 +399,21 @@ def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> T
     if not named and other:
         splits = sorted({p.name.split("-")[0].removesuffix(".parquet") for p in other})
         raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(splits)}.")
-    return _table(datasets.Dataset.from_parquet([str(p) for p in named or paths]), name, split)
+    paths = named or paths
+    features = _schema(paths[0])
+    corpus = ShardCorpus(name, paths, _image_column_of(features, name), root)
+    if not len(corpus):
+        raise ValueError(f"{name}: split {split!r} is empty.")
+    if corpus.rows.largest > MAX_GROUP_BYTES:
+        import datasets
+
+        logger.warning(
+            "%s: its row groups have up to %d MB of images, so it is copied into the cache of `datasets` first. Written "
+            "with row groups of 100 images (to_parquet(..., batch_size=100)) it would be read where it lies.",
+            name, corpus.rows.largest >> 20,
+        )  # fmt: skip
+        return _table(datasets.Dataset.from_parquet([str(p) for p in paths]), name, split)
+    return corpus
 
 
 def _schema(path: Path):
@@ -342,6 +439,16 @@ def _image_column(features) -> str | None:
 
     columns = [column for column, feature in features.items() if holds_images(feature)]
     return "image" if "image" in columns else columns[0] if columns else None
+
+
+def _image_column_of(features, name: str) -> str:
+    column = _image_column(features)
+    if column is None:
+        kinds = ", ".join(f"{c} ({getattr(f, 'dtype', type(f).__name__)})" for c, f in features.items())
+        raise ValueError(
+            f"{name} has no column of images (`datasets.Image`, or their bytes); its columns are: {kinds}."
+        )
+    return column
 
 
 def _load_from_hub(name: str, split: str) -> TableCorpus:
@@ -370,12 +477,7 @@ def _table(table, name: str, split: str) -> TableCorpus:
         if split not in table:
             raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(table)}.")
         table = table[split]
-    column = _image_column(table.features)
-    if column is None:
-        kinds = ", ".join(f"{c} ({getattr(f, 'dtype', type(f).__name__)})" for c, f in table.features.items())
-        raise ValueError(
-            f"{name} has no column of images (`datasets.Image`, or their bytes); its columns are: {kinds}."
-        )
+    column = _image_column_of(table.features, name)
     if not len(table):
         raise ValueError(f"{name}: split {split!r} is empty.")
     return TableCorpus(name, table, column)

@@ -60,7 +60,8 @@ MODELS: tuple[str, ...] = tuple(
     SonoAce X8, EKO 7, MySono
     DC-3, DC-6, DC-7, DC-8, DC-30, DC-40, DC-60, DC-70, DC-80, DC-90, DP-10, DP-20, DP-30, DP-50, DP-6600, Resona 6, Resona 7
     Resona 8, Resona 9, Resona I9, Resona R9, M5, M6, M7, M8, M9, M11, TE5, TE7, TE9, Z5, Z6, ZS3, Consona N9, Nuewa
-    M-Turbo, Turbo, Edge, Edge II, X-Porte, MicroMaxx, NanoMaxx, S-Nerve, S-FAST, S-ICU, S-Cath, iViz, PX, Sonosite ST, TITAN, 180PLUS
+    M-Turbo, Turbo, Edge, Edge II, X-Porte, MicroMaxx, NanoMaxx, S-Nerve, S-FAST, S-ICU, S-Cath, iViz, PX, Sonosite ST, TITAN
+    180PLUS
     Preirus, Ascendus, Avius, Noblus, Arietta 50, Arietta 60, Arietta 65, Arietta 70, Arietta 750, Arietta 850, Arietta V60
     Arietta V70, EUB-5500, EUB-6500, EUB-7500, EUB-8500, ProSound Alpha 5, ProSound Alpha 6, ProSound Alpha 7
     ProSound Alpha 10, ProSound F37, ProSound F75, SSD-1400, SSD-3500, SSD-4000, SSD-5000, SSD-5500
