@@ -239,6 +239,25 @@ def test_split_of_a_patient_does_not_depend_on_the_others():
     assert abs((all_of_them == 2).mean() - 0.2) < 0.03 and abs((all_of_them == 1).mean() - 0.1) < 0.02
 
 
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_public_data_set_brings_its_labels_and_keeps_its_masks_out(key, tmp_path, form):
+    root = tmp_path / "BUSI" / "Dataset_BUSI_with_GT"
+    for i, name in enumerate(("benign", "malignant", "normal")):
+        (root / name).mkdir(parents=True)
+        (root / name / f"{name} (1).png").write_bytes(image_bytes(screen(i + 30)))
+        (root / name / f"{name} (1)_mask.png").write_bytes(image_bytes(screen(i + 30) // 255 * 255))
+    place = root.parent
+    if form == "zip":
+        place = Path(shutil.make_archive(str(tmp_path / "busi"), "zip", root.parent))
+    metrics = run([f"busi={place}"], tmp_path / "corpus", key)
+    rows = rows_of(tmp_path / "corpus")
+    assert sorted(row["label"] for row in rows) == ["benign", "malignant", "normal"]
+    assert {row["organ"] for row in rows} == {"breast"} and {row["source"] for row in rows} == {"busi"}
+    assert metrics["rejected_files"] == {"label-map": 3}
+    with pytest.raises(ValueError, match="busi=.*BUSI"):
+        run([f"busi={tmp_path / 'corpus'}"], tmp_path / "other", key)
+
+
 @pytest.mark.parametrize("where", ["private", "key"])
 def test_private_things_inside_the_corpus_are_refused(raw, tmp_path, where, key):
     inside = tmp_path / "corpus" / "x"
