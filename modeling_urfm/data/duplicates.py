@@ -22,7 +22,7 @@ NEAR_DUPLICATE_BITS = 16
 SAME_FRAME_BITS = 8
 # To keep a benchmark out, an image too many left out costs less than one too few.
 EXCLUSION_BITS = 24
-_CHUNK = 2048  # pairs are compared in blocks of at most this many squared
+_PORTION = 1 << 18  # pairs that are compared at once: some 20 MB
 
 
 def pixel_hash(image: np.ndarray) -> str:
@@ -68,33 +68,32 @@ def _bands(words: np.ndarray, radius: int) -> Iterator[np.ndarray]:
         yield part @ (np.uint64(1) << np.arange(part.shape[1], dtype=np.uint64))
 
 
-def near_pairs(words: np.ndarray, others: np.ndarray | None = None, radius: int = NEAR_DUPLICATE_BITS) -> np.ndarray:
-    """All pairs within `radius` bits: (pairs, 2) int64, sorted.
-
-    With `others` pairs of (row of `words`, row of `others`); without, of rows i < j of `words`.
-    """
-    n = len(words)
-    both = words if others is None else np.concatenate([words, others])
+def near_pairs(words: np.ndarray, radius: int = NEAR_DUPLICATE_BITS) -> np.ndarray:
+    """All rows i < j of `words` within `radius` bits of one another: (pairs, 2) int64, sorted."""
     found = [np.zeros((0, 2), np.int64)]
-    for keys in _bands(both, radius):
+    for keys in _bands(words, radius):
         order = np.argsort(keys, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0])
-        ends = np.r_[starts[1:], len(order)]
-        for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1]):
-            found += _compare(both, np.sort(order[start:end]), n, others is not None, radius)
-    pairs = np.unique(np.concatenate(found), axis=0)
-    return pairs if others is None else pairs - [0, n]
+        for a, b in _of_equal_keys(order, keys[order]):
+            a, b = np.minimum(a, b), np.maximum(a, b)
+            near = np.bitwise_count(words[a] ^ words[b]).sum(1, dtype=np.int32) <= radius
+            found.append(np.stack([a[near], b[near]], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
 
 
-def _compare(words: np.ndarray, group: np.ndarray, n: int, across: bool, radius: int) -> Iterator[np.ndarray]:
-    """Pairs within one band's group, in blocks, so that a large group costs time and no memory."""
-    left, right = (group[group < n], group[group >= n]) if across else (group, group)
-    for i in range(0, len(left), _CHUNK):
-        for j in range(0 if across else i, len(right), _CHUNK):
-            a, b = left[i : i + _CHUNK], right[j : j + _CHUNK]
-            near = np.argwhere(distances(words[a], words[b]) <= radius)
-            pairs = np.stack([a[near[:, 0]], b[near[:, 1]]], axis=1)
-            yield pairs if across else pairs[pairs[:, 0] < pairs[:, 1]]
+def _of_equal_keys(order: np.ndarray, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of places in `order` whose sorted keys are equal, in portions of bounded size.
+
+    Two of equal keys stand k places apart, k below the size of their group: for every k all such pairs at once.
+    """
+    ends = np.searchsorted(keys, keys, side="right")
+    left = np.arange(len(keys))
+    for k in range(1, len(keys)):
+        left = left[left + k < ends[left]]
+        if not len(left):
+            return
+        for start in range(0, len(left), _PORTION):
+            part = left[start : start + _PORTION]
+            yield order[part], order[part + k]
 
 
 def repeats(keys: np.ndarray) -> np.ndarray:
@@ -107,16 +106,13 @@ def repeats(keys: np.ndarray) -> np.ndarray:
 
 def near_repeats(words: np.ndarray, radius: int = NEAR_DUPLICATE_BITS) -> np.ndarray:
     """(n, 4) uint64 -> bool, True for every image that is near an earlier one which itself stays (greedy, in order)."""
-    gone = np.zeros(len(words), bool)
     # Equal hashes first: a thousand copies would make half a million pairs.
-    unique, first, inverse = np.unique(words, axis=0, return_index=True, return_inverse=True)
-    gone[:] = True
+    first = np.sort(np.unique(words, axis=0, return_index=True)[1])
+    gone = np.ones(len(words), bool)
     gone[first] = False
-    order = np.sort(first)
-    for i, j in near_pairs(words[order], radius=radius)[:, :].tolist():
-        a, b = order[i], order[j]
-        if not gone[a]:
-            gone[b] = True
+    for i, j in near_pairs(words[first], radius=radius).tolist():
+        if not gone[first[i]]:
+            gone[first[j]] = True
     return gone
 
 

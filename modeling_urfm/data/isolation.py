@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection
 
 
 MEMORY_BYTES = 3 << 30  # more than a fresh worker has; the largest frames that are read need a fifth of it
-_END, _ITEM, _ERROR = "end", "item", "error"
+_READY, _END, _ITEM, _ERROR = "ready", "end", "item", "error"
+_START_S = 600  # the first process imports the package, on a busy machine
 
 
 class WorkerDied(Exception):
@@ -35,6 +36,7 @@ def _serve(connection: Connection, function, memory_bytes: int) -> None:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold pixels
+    connection.send((_READY, None))
     while True:
         try:
             arguments = connection.recv()
@@ -73,6 +75,9 @@ class IsolatedWorker:
         self.process = context.Process(target=_serve, args=(theirs, self.function, self.memory_bytes), daemon=True)
         self.process.start()
         theirs.close()
+        if not self.connection.poll(_START_S):
+            raise RuntimeError(f"a worker process did not start within {_START_S} s")
+        self.connection.recv()
 
     def __call__(self, *arguments) -> Iterator:
         """The items of `function(*arguments)`.

@@ -120,6 +120,8 @@ def process_unit(unit: Unit, settings: Settings, review: bool) -> Iterator[Event
         yield Dropped("sampling", source.num_frames - len(indices))
     # Of a loop, several frames tell where the scan region is, and what stands still in it. Pages and slices differ.
     samples = _readable(source, indices) if source.is_loop else {}
+    size = next(iter(samples.values())).shape if samples else None
+    samples = {index: frame for index, frame in samples.items() if frame.shape == size}
     loop_layout = find_layout(list(samples.values()), source.header, True) if samples else None
     before = None
     for index in indices:
@@ -127,6 +129,9 @@ def process_unit(unit: Unit, settings: Settings, review: bool) -> Iterator[Event
             frame = samples[index] if index in samples else source.frame(index)
         except UnreadableFile as error:
             yield Dropped("undecodable", 1, f"frame {index}: {error.reason}")
+            continue
+        if samples and frame.shape != size:  # a video may change its size on the way
+            yield Dropped("undecodable", 1, f"frame {index}: {frame.shape} where the first has {size}")
             continue
         layout = loop_layout or find_layout([frame], source.header, False)
         others = [other for i, other in samples.items() if i != index]

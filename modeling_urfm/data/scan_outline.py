@@ -22,6 +22,7 @@ LIT_SHARE = 0.2
 COST = {"linear": 0.0, "fan": 0.005, "cut fan": 0.015, "quadrilateral": 0.02, "hull": 0.15}
 EDGE = 0.15  # what an outline gains, as such a share, that is lit within and dark without all along
 RAGGED = 0.08  # what a straight-sided outline loses that has no such line along most of it: a scan's sides are sharp
+CODEC_REACH = 8  # how far a lossy codec's noise spreads: its blocks have 8 pixels
 # The near arc's radius over the far one's, below which the probe is a phased array (a sector): phased arrays start the beams
 # within a few mm of one point, curved arrays on an arc of 10 mm (endocavity) to 60 mm (abdomen).
 SECTOR_RATIO = 0.12
@@ -101,7 +102,9 @@ def box_outline(left: float, top: float, right: float, bottom: float) -> Outline
     return Outline(((-1.0, 0.0, -left), (1.0, 0.0, right), (0.0, -1.0, -top), (0.0, 1.0, bottom)))
 
 
-def fit_outline(lit: np.ndarray, cover: np.ndarray, core: np.ndarray, step: int) -> tuple[Outline | None, float]:
+def fit_outline(
+    lit: np.ndarray, bright: np.ndarray, cover: np.ndarray, core: np.ndarray, step: int
+) -> tuple[Outline | None, float]:
     """The outline that explains best where the image is lit, and how much it explains (cells).
 
     Candidates come from the borders of `core`; the one that gathers most evidence (lit share less LIT_SHARE, summed over its
@@ -109,6 +112,7 @@ def fit_outline(lit: np.ndarray, cover: np.ndarray, core: np.ndarray, step: int)
 
     Args:
         lit: (height, width) uint8 evidence, 0 dark to 255 lit.
+        bright: (height, width) uint8, the same of higher brightness, above a codec's noise.
         cover: (rows, columns) float32, its mean in each cell, 0..1, without what is known to be no scan.
         core: (rows, columns) bool, the connected group of cells from which the fit starts.
         step: pixels along a cell's side.
@@ -135,7 +139,7 @@ def fit_outline(lit: np.ndarray, cover: np.ndarray, core: np.ndarray, step: int)
         score = float(evidence[inside].sum()) + (EDGE * edge - cost) * total
         if score > best_score:
             best, best_score = candidate, score
-    return (None, 0.0) if best is None else (_refine(best, lit, step), best_score)
+    return (None, 0.0) if best is None else (_refine(best, lit, bright, step), best_score)
 
 
 # ---------------------------------------------------------------- candidates, on cells
@@ -336,11 +340,12 @@ def _fit_hull(core: np.ndarray, step: int) -> Outline | None:
 # ---------------------------------------------------------------- to the pixel
 
 
-def _refine(outline: Outline, lit: np.ndarray, step: int) -> Outline:
-    """Move each side and arc to the steepest fall of evidence near it."""
-    for reach in (2 * step + 3, step + 2):
+def _refine(outline: Outline, lit: np.ndarray, bright: np.ndarray, step: int) -> Outline:
+    """Move each side and arc to the steepest fall of evidence near it, at last of brightness: a codec's noise around the scan
+    is lit, but not bright."""
+    for image, reach, least in ((lit, 2 * step + 3, 0.1), (bright, CODEC_REACH, 0.3), (bright, 3, 0.3)):
         for index in range(len(outline.planes)):
-            outline = _refine_plane(outline, index, lit, reach)
+            outline = _refine_plane(outline, index, image, reach, least)
         if outline.far is not None:
             apex = _apex(*outline.planes[:2]) or outline.far[:2]
             for name in ("near", "far"):
@@ -348,11 +353,11 @@ def _refine(outline: Outline, lit: np.ndarray, step: int) -> Outline:
                 if circle is not None:
                     # Turning a side moves the apex; the arc's lowest point stays.
                     outline = replace(outline, **{name: (*apex, max(0.0, circle[1] + circle[2] - apex[1]))})
-                    outline = _refine_arc(outline, name, lit, reach)
+                    outline = _refine_arc(outline, name, image, reach, least)
     return outline
 
 
-def _refine_plane(outline: Outline, index: int, lit: np.ndarray, reach: int) -> Outline:
+def _refine_plane(outline: Outline, index: int, lit: np.ndarray, reach: int, least: float) -> Outline:
     a, b, c = outline.planes[index]
     height, width = lit.shape
     diagonal = math.hypot(height, width)
@@ -369,7 +374,7 @@ def _refine_plane(outline: Outline, index: int, lit: np.ndarray, reach: int) -> 
     basis = (along - middle) / half
     # A window's edge is upright or level.
     turns = outline.kind != "cut fan" or index < 2
-    moved = _steepest(lit, points, np.array([[a, b]]), basis if turns else None, reach)
+    moved = _steepest(lit, points, np.array([[a, b]]), basis if turns else None, reach, least)
     if moved is None:
         return outline
     shift, turn = moved
@@ -382,7 +387,7 @@ def _refine_plane(outline: Outline, index: int, lit: np.ndarray, reach: int) -> 
     return replace(outline, planes=tuple(planes))
 
 
-def _refine_arc(outline: Outline, name: str, lit: np.ndarray, reach: int) -> Outline:
+def _refine_arc(outline: Outline, name: str, lit: np.ndarray, reach: int, least: float) -> Outline:
     x, y, radius = getattr(outline, name)
     sides = [math.atan2(-b, abs(a)) for a, b, _ in outline.planes[:2]]
     # An upright side has an angle of 0 with the axis; a side's normal has b < 0 where the fan widens.
@@ -400,7 +405,7 @@ def _refine_arc(outline: Outline, name: str, lit: np.ndarray, reach: int) -> Out
     scale = float(np.ptp(cosine)) / 2
     sign = -1 if name == "near" else 1
     bend = scale * radius > 4 and len(angle) > 40
-    moved = _steepest(lit, points, sign * normal, sign * cosine / max(scale, 1e-9) if bend else None, reach)
+    moved = _steepest(lit, points, sign * normal, sign * cosine / max(scale, 1e-9) if bend else None, reach, least)
     if moved is None:
         return outline
     shift, amount = moved
@@ -409,11 +414,11 @@ def _refine_arc(outline: Outline, name: str, lit: np.ndarray, reach: int) -> Out
     return replace(outline, **{name: (x, y + down, max(0.0, radius))})
 
 
-def _steepest(lit, points, normals, basis, reach: int) -> tuple[float, float] | None:
+def _steepest(lit, points, normals, basis, reach: int, least: float) -> tuple[float, float] | None:
     """How far to move a curve outward (`shift`, and `turn` times `basis` more along it) to the largest fall of evidence.
 
     For each turn the evidence is averaged along the curve at offsets within `reach`; the step function that fits these means
-    best (least squares, as in Otsu's threshold) gives the place. Returns None where nothing falls, or the image ends.
+    best (least squares, as in Otsu's threshold) gives the place. None where none falls by `least`, or the image ends.
     """
     height, width = lit.shape
     every = -(-len(points) // 120)
@@ -442,6 +447,6 @@ def _steepest(lit, points, normals, basis, reach: int) -> tuple[float, float] | 
     # Small turns win ties.
     gain *= 1 - 0.01 * np.abs(np.linspace(-1, 1, len(turns)))[:, None]
     turn, place = np.unravel_index(int(np.argmax(gain)), gain.shape)
-    if inner[turn, place] - outer[turn, place] < 0.1:
+    if inner[turn, place] - outer[turn, place] < least:
         return None
     return float(offsets[place] + spacing / 2), float(turns[turn])

@@ -12,21 +12,28 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from .declared import (
+    AGREEMENT,
+    COLOUR_FLOW,
+    SCREEN_HEIGHTS,
+    SPATIAL_2D,
+    DeclaredRegion,
+    box_overlap,
+    declared_strips,
+    holds,
+    read_declared,
+    record_of,
+)
 from .scan_outline import Outline, fit_outline
 from .screen import (
-    COLOUR_FLOW,
-    SPATIAL_2D,
-    SPATIAL_M_MODE,
-    SPATIAL_SPECTRAL,
     Box,
-    DeclaredRegion,
     Evidence,
     find_evidence,
     is_noisy,
     is_photograph,
     measure_contrast,
-    read_declared,
     strip_kind,
+    strongest,
 )
 
 
@@ -103,31 +110,45 @@ def find_layout(frames: Sequence[np.ndarray], header=None, is_loop: bool = False
     declared = read_declared(header)
     if is_photograph(frames[0]):
         why = "the frame is a photograph"
-        return Layout(None, declared=tuple(_record(region, why) for region in declared))
+        return Layout(None, declared=tuple(record_of(region, why) for region in declared))
     contrast, light, moving = measure_contrast(frames, is_loop)
-    strips, records = _declared_strips(declared, contrast)
+    strips, records = declared_strips(declared, contrast)
     for top, left, height, width in (*strips["spectral"], *strips["m_mode"]):
         contrast = contrast.copy()
         contrast[top : top + height, left : left + width] = 0
     found_by = "motion" if moving else "pixels"
     views = [view for o in _find_outlines(contrast, light, moving) if (view := _region(o, contrast.shape, found_by))]
-    kept = []
-    for view in views:
-        beside = any(_stacked(view.box, other.box) for other in views if other is not view)
-        kind, box = "b-mode", view.box
-        if view.geometry in ("linear", "unknown") or beside:
-            # Spectra rise from their baseline in peaks, which no outline follows: what hangs together with it belongs to it.
-            boxes = [view.box]
-            if (contrast[view.mask] > 20).mean() < 0.7:
-                boxes += [b for b in (_lit_box(contrast, view.mask),) if b[3] < 1.15 * view.width]
-            for box in boxes:
-                kind = strip_kind(light, box, beside)
-                if kind != "b-mode":
-                    break
-        strips[kind].append(box) if kind in strips else kept.append(view)
+    kept, along_time = _sort_views(views, contrast, light)
+    for kind, box in along_time:
+        strips[kind].append(box)
     views = _with_declared(kept, declared, records, contrast, light, moving)
     best = max(views, key=lambda v: _preference(v, views, frames[0]), default=None)
     return Layout(best, tuple(views), tuple(strips["spectral"]), tuple(strips["m_mode"]), tuple(records))
+
+
+def _sort_views(views: list[ScanRegion], contrast: np.ndarray, light: np.ndarray) -> tuple[list[ScanRegion], list]:
+    """The views that show B-mode, and the others as ("spectral" or "m_mode", box)."""
+    for alone in (False, True):  # a strip beside a view needs less to be known; but both can't be strips of one another
+        kept, along_time = [], []
+        for view in views:
+            beside = not alone and any(_stacked(view.box, other.box) for other in views if other is not view)
+            kind, box = "b-mode", view.box
+            if view.geometry in ("linear", "unknown") or beside:
+                # Spectra rise from their baseline in peaks, which no outline follows: what hangs together with it belongs to
+                # it.
+                boxes = [view.box]
+                if (contrast[view.mask] > 20).mean() < 0.7:
+                    boxes += [b for b in (_lit_box(contrast, view.mask),) if b[3] < 1.15 * view.width]
+                for box in boxes:
+                    kind = strip_kind(light, box, beside)
+                    if kind != "b-mode":
+                        break
+                if kind == "m_mode" and view.mask.sum() < 0.93 * view.height * view.width:  # not a rectangle
+                    kind = "b-mode"
+            along_time.append((kind, box)) if kind != "b-mode" else kept.append(view)
+        if kept or len(views) < 2:
+            break
+    return kept, along_time
 
 
 def _lit_box(contrast: np.ndarray, mask: np.ndarray) -> Box:
@@ -175,65 +196,6 @@ def _region(fitted: Outline, shape: tuple[int, int], found_by: str) -> ScanRegio
 
 # ---------------------------------------------------------------- declared regions
 
-# Sizes of the screens that scanners export; a file that was scaled down after export has one of them times its scale.
-SCREEN_HEIGHTS = (434, 480, 576, 600, 608, 720, 768, 800, 864, 900, 960, 1024, 1050, 1080, 1200, 1440, 2160)
-AGREEMENT = 0.7  # intersection over union of a declared box and the found one, from which they agree
-
-
-def box_overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes (top, left, height, width)."""
-    rows = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    columns = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    common = max(0, rows) * max(0, columns)
-    return common / max(1, a[2] * a[3] + b[2] * b[3] - common)
-
-
-def _misplaced(box: Box | None, shape: tuple[int, int]) -> str:
-    """Why a declared box can't be one of this image; empty where it can."""
-    if box is None:
-        return "its corners are missing or make no box"
-    top, left, height, width = box
-    if top >= shape[0] or left >= shape[1] or top + height <= 0 or left + width <= 0:
-        return "lies outside of the image"
-    if top < 0 or left < 0:
-        return f"begins at row {top}, column {left}"
-    if left + width > shape[1] + 1:  # some scanners count the corner from 1
-        return f"reaches to column {left + width - 1} of {shape[1]}"
-    if top + height > shape[0] + 1:
-        return f"reaches to row {top + height - 1} of {shape[0]}"
-    return ""
-
-
-def _declared_strips(
-    declared: Sequence[DeclaredRegion], contrast: np.ndarray
-) -> tuple[dict[str, list[Box]], list[dict]]:
-    """Declared strips along time that agree with the pixels, and a record of each declared region."""
-    strips: dict[str, list[Box]] = {"spectral": [], "m_mode": []}
-    records = []
-    for region in declared:
-        why = _misplaced(region.box, contrast.shape)
-        kind = {SPATIAL_SPECTRAL: "spectral", SPATIAL_M_MODE: "m_mode"}.get(region.spatial_format)
-        if not why and kind is None and region.spatial_format != SPATIAL_2D:
-            why = "neither 2D nor a strip along time"
-        if not why and kind is not None:
-            top, left, height, width = region.box
-            part = contrast[top : top + height, left : left + width]
-            if (part > 12).mean() < 0.02:
-                why = "is empty"
-            elif part.size > 0.85 * contrast.size and (part > 12).mean() < 0.5:
-                why = "covers the whole image"
-            else:
-                strips[kind].append(region.box)
-        records.append(_record(region, why, believed=not why and kind is not None))
-    return strips, records
-
-
-def _record(region: DeclaredRegion, why: str, believed: bool = False) -> dict:
-    return {
-        "box": region.box, "data_type": region.data_type, "spatial_format": region.spatial_format,
-        "believed": believed, "why": why,
-    }  # fmt: skip
-
 
 def _with_declared(
     views: list[ScanRegion],
@@ -251,8 +213,8 @@ def _with_declared(
         if record["why"]:
             views = _calibrate(views, region, record, contrast.shape)
             continue
-        if any(v.box != region.box and _holds(v.box, region.box) for v in confirmed) or (
-            region.data_type == COLOUR_FLOW and any(_holds(declared[j].box, region.box) for j in flat if j != i)
+        if any(v.box != region.box and holds(v.box, region.box) for v in confirmed) or (
+            region.data_type == COLOUR_FLOW and any(holds(declared[j].box, region.box) for j in flat if j != i)
         ):
             record["believed"], record["why"] = True, "a box within the view"
             continue
@@ -274,16 +236,9 @@ def _with_declared(
     return confirmed or views
 
 
-def _holds(outer: Box, inner: Box) -> bool:
-    return (
-        outer[0] <= inner[0] + 2 and outer[1] <= inner[1] + 2
-        and outer[0] + outer[2] >= inner[0] + inner[2] - 2 and outer[1] + outer[3] >= inner[1] + inner[3] - 2
-    )  # fmt: skip
-
-
 def _clip(view: ScanRegion, box: Box) -> ScanRegion:
     """The part of a view that lies in a box."""
-    if _holds(box, view.box) and box_overlap(box, view.box) > 0 and view.top >= box[0] and view.left >= box[1]:
+    if holds(box, view.box) and box_overlap(box, view.box) > 0 and view.top >= box[0] and view.left >= box[1]:
         if view.top + view.height <= box[0] + box[2] and view.left + view.width <= box[1] + box[3]:
             return view
     top, left, height, width = box
@@ -349,10 +304,14 @@ def _find_outlines(contrast: np.ndarray, light: np.ndarray, moving: bool) -> lis
         found = _fit_groups(evidence)
     if not found:
         return []
+    if not moving:
+        around = cv2.dilate(_union(found, contrast.shape).astype(np.uint8), np.ones((9, 9), np.uint8)) == 0
+        if is_noisy(evidence, around):
+            return _without_letters(found, _fit_groups(find_evidence(contrast, light, moving, noisy=True)), light)
     weak = cv2.inRange(contrast, 1, evidence.sure - 1)
     inside = _union(found, contrast.shape)
     near = cv2.dilate(inside.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    if (weak[~near] > 0).sum() < 0.03 * inside.sum() or is_noisy(evidence, ~near):
+    if (weak[~near] > 0).sum() < 0.03 * inside.sum():
         return found
     second = find_evidence(contrast, light, moving, low=1)
     wider = _fit_groups(second)
@@ -363,6 +322,14 @@ def _find_outlines(contrast: np.ndarray, light: np.ndarray, moving: bool) -> lis
         return found
     density = (weak[new] > 0).mean()
     return wider if density > 0.1 and density > 3 * (weak[rest] > 0).mean() else found
+
+
+def _without_letters(found: list[Outline], stricter: list[Outline], light: np.ndarray) -> list[Outline]:
+    """Of the outlines fitted below and above a codec's noise the latter, if what they leave out has letters: dark tissue,
+    which they may leave out too, has none."""
+    dropped = _union(found, light.shape) & ~_union(stricter, light.shape)
+    letters = (light[dropped] > 0.6 * strongest(light)).mean() if dropped.any() else 0
+    return stricter if stricter and letters > 0.02 else found
 
 
 def _union(outlines: list[Outline], shape: tuple[int, int]) -> np.ndarray:
@@ -393,12 +360,12 @@ def _fit_groups(evidence: Evidence) -> list[Outline]:
         if split is not None:
             visible[split:] *= group[split:].any()
             visible[:split] *= group[:split].any()
-        fitted, _ = fit_outline(evidence.lit, visible, group, evidence.step)
+        fitted, _ = fit_outline(evidence.lit, evidence.bright, visible, group, evidence.step)
         if fitted is None:
             continue
         whole = None if apart else _with_parts(fitted, group, labels, order, visible, evidence.step)
         if whole is not None:
-            fitted = fit_outline(evidence.lit, visible, whole, evidence.step)[0] or fitted
+            fitted = fit_outline(evidence.lit, evidence.bright, visible, whole, evidence.step)[0] or fitted
         inside = fitted.mask(core.shape, evidence.step)
         if inside.sum() < 2 * smallest or cover[inside].mean() < 0.3:
             continue
@@ -455,7 +422,7 @@ def _strip_row(evidence: Evidence) -> int | None:
             alone[view], group[view] = evidence.cover[view], core[view]
             count, labels, stats, _ = cv2.connectedComponentsWithStats(group, connectivity=4)
             largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-            fitted, _ = fit_outline(evidence.lit, alone, labels == largest, evidence.step)
+            fitted, _ = fit_outline(evidence.lit, evidence.bright, alone, labels == largest, evidence.step)
             if fitted is None or stats[largest, cv2.CC_STAT_AREA] < 0.5 * MIN_SHARE * core.size:
                 continue
             sides = Outline(tuple(plane for plane in fitted.planes if abs(plane[1]) < 0.95))

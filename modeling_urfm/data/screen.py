@@ -1,11 +1,10 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
-"""What a scanner's screen shows where: the evidence for a scan in its pixels, declared regions, strips along time.
+"""What a scanner's screen shows where: the evidence for a scan in its pixels, and strips along time.
 
 Evidence is how surely a pixel shows echoes: it is brighter than the screen's ground (a still), or changes from frame to frame
 (a loop: speckle changes everywhere in the scan, letters, bars and logos don't).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,19 +17,22 @@ DARK = 48  # the screens of scanners are black or dark grey
 # Shares of the strongest contrast from which a pixel begins to count as lit, and from which it is so for sure. Of a change over
 # time more is asked: a lossy codec's noise changes too, in blocks across the scan's edges.
 LIT_CONTRAST = {False: (0.03, 0.08), True: (0.03, 0.12)}
+LIT_OVER_NOISE = (0.08, 0.16)  # of a still in which a lossy codec's noise lies around letters
+CLOSE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclass(frozen=True)
 class Evidence:
     """contrast: (height, width) uint8, brightness over the ground, or change over a loop. lit: (height, width) uint8, 0 dark to
-    255 from `sure` on, with the dark points of speckle closed.
+    255 from `sure` on, with the dark points of speckle closed. bright: (height, width) uint8, 255 from three times `sure` on.
     cover: (rows, columns) float32, its mean in cells of `step` pixels, 0 where letters stand. core: (rows, columns) bool, cells
     amid others that are lit, from which an outline may be fitted. ground: the screen's empty level. moving: from changes.
     """
 
     contrast: np.ndarray
     lit: np.ndarray
+    bright: np.ndarray
     cover: np.ndarray
     core: np.ndarray
     step: int
@@ -53,8 +55,19 @@ def measure_contrast(frames: Sequence[np.ndarray], is_loop: bool) -> tuple[np.nd
     if ground > DARK and np.ptp(frames[0].reshape(-1, 3)[light[0].ravel() == ground][::50], axis=1).mean() > 12:
         ground = 0  # a saturated colour
     if ground <= DARK:  # over a dark ground echoes are brighter than it; over a bright one, anything else may be
-        return cv2.subtract(light[0], np.full_like(light[0], ground)) if ground else light[0], light[0], False
+        return (_over_grey(light[0], ground) if ground else light[0]), light[0], False
     return cv2.absdiff(light[0], np.full_like(light[0], ground)), light[0], False
+
+
+def _over_grey(light: np.ndarray, ground: int) -> np.ndarray:
+    """Contrast over a dark grey ground: fluid is darker than it, but uneven; an even black window is none of the scan."""
+    brighter, darker = (
+        cv2.subtract(light, np.full_like(light, ground)),
+        cv2.subtract(np.full_like(light, ground), light),
+    )
+    uneven = cv2.compare(cv2.morphologyEx(light, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), 2, cv2.CMP_GT)
+    uneven = cv2.morphologyEx(uneven, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
+    return cv2.max(brighter, darker & uneven)
 
 
 def _light(frame: np.ndarray) -> np.ndarray:
@@ -81,23 +94,29 @@ def find_ground(light: np.ndarray) -> int:
     return ground if ground <= DARK or counts[max(0, ground - 2) : ground + 3].sum() > 0.6 * len(border) else 0
 
 
-def find_evidence(contrast, light, moving: bool, low: int | None = None, without_bars: bool = True) -> Evidence | None:
-    """Where the scan may be. low: contrast from which a pixel counts half; None: none does. None for an even image."""
+def find_evidence(
+    contrast, light, moving: bool, low: int | None = None, without_bars: bool = True, noisy: bool = False
+) -> Evidence | None:
+    """Where the scan may be. low: contrast from which a pixel counts half; None: none does. noisy: as
+    `is_noisy` says. None for an even image."""
     height, width = contrast.shape
     strong = strongest(contrast)
     if strong < 1:
         return None
     step = max(1, -(-max(height, width) // CELLS))
-    first, sure = (max(2, round(share * max(strong, strongest(light)))) for share in LIT_CONTRAST[moving])
+    first, sure = (
+        max(2, round(share * max(strong, strongest(light))))
+        for share in (LIT_OVER_NOISE if noisy else LIT_CONTRAST[moving])
+    )
     table = np.clip((np.arange(256) - first + 1) / (sure - first + 1), 0, 1)
     if low is not None:
         table[low:] = np.maximum(table[low:], 0.5)
     lit = cv2.LUT(contrast, np.round(table * 255).astype(np.uint8))
     if without_bars and not moving:
-        lit[_even_bars(contrast, light, sure) > 0] = 0
+        lit[_even_bars(contrast, light, sure, noisy) > 0] = 0
     raw = _cells(lit, step)
     # The dark points of speckle are smaller than this.
-    lit = cv2.morphologyEx(lit, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    lit = cv2.morphologyEx(lit, cv2.MORPH_CLOSE, CLOSE)
     cover = _cells(lit, step)
     smooth = cv2.blur(raw, (5, 5), borderType=cv2.BORDER_REPLICATE)
     # Letters: half of the pixels are unlit, and the strokes are bright. What is half lit but dim is the dark part of a scan.
@@ -107,7 +126,11 @@ def find_evidence(contrast, light, moving: bool, low: int | None = None, without
     core = (smooth > 0.4) & (raw > 0.2) & ~letters
     core = cv2.morphologyEx(core.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     strips = _edge_strips(core)
-    return Evidence(contrast, lit, np.where(letters | strips, 0, cover), (core > 0) & ~strips, step, sure, moving)
+    table = np.clip(np.arange(256) * (255 / (3 * sure)), 0, 255).astype(np.uint8)
+    bright = cv2.LUT(contrast, table)
+    return Evidence(
+        contrast, lit, bright, np.where(letters | strips, 0, cover), (core > 0) & ~strips, step, sure, moving
+    )
 
 
 def _edge_strips(core: np.ndarray) -> np.ndarray:
@@ -126,24 +149,55 @@ def _edge_strips(core: np.ndarray) -> np.ndarray:
     return found
 
 
-def _even_bars(contrast: np.ndarray, light: np.ndarray, sure: int) -> np.ndarray:
-    """(h, w) uint8: 1 in areas lit evenly, which are bars of the user interface, not white (that is saturated tissue)."""
+def _even_bars(contrast: np.ndarray, light: np.ndarray, sure: int, noisy: bool) -> np.ndarray:
+    """(h, w) uint8: above 0 in areas lit evenly and in grey scales, which are bars of the user interface, not white (that is
+    saturated tissue)."""
     kernel = np.ones((3, 3), np.uint8)
+    shown = cv2.inRange(contrast, max(sure, 10) + 1, 249)
     flat = cv2.compare(cv2.morphologyEx(light, cv2.MORPH_GRADIENT, kernel), 2, cv2.CMP_LE)
-    bars = flat & cv2.inRange(contrast, max(sure, 10) + 1, 249)
-    found = np.zeros_like(light)
-    if cv2.countNonZero(bars) < 25:
-        return found
-    bars = cv2.morphologyEx(bars, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    bars = cv2.morphologyEx(flat & shown, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     found = cv2.dilate(bars, kernel)
-    # A long bar, letters on it included.
-    count, _, stats, _ = cv2.connectedComponentsWithStats(
-        cv2.morphologyEx(bars, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
-    )
+    if cv2.countNonZero(bars):
+        # A long bar, letters on it included.
+        _mark_long(cv2.morphologyEx(bars, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)), found)
+        _mark_lettered(light, bars, found)
+    # A grey scale changes slowly along its length, and not across; no speckle is like that.
+    for across, least in (((1, 3), (17, 4)), ((3, 1), (4, 17))):
+        even = cv2.compare(
+            cv2.morphologyEx(light, cv2.MORPH_GRADIENT, np.ones(across, np.uint8)), 4 if noisy else 2, cv2.CMP_LE
+        )
+        slow = cv2.compare(cv2.morphologyEx(light, cv2.MORPH_GRADIENT, np.ones(across[::-1], np.uint8)), 14, cv2.CMP_LE)
+        scale = cv2.morphologyEx(even & slow & shown, cv2.MORPH_OPEN, np.ones(least, np.uint8))
+        if cv2.countNonZero(scale):
+            _mark_long(cv2.morphologyEx(scale, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)), found)
+    return found
+
+
+def _mark_long(bars: np.ndarray, found: np.ndarray) -> None:
+    """Mark in `found` the boxes around the long full groups of `bars`."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(bars)
     for left, top, width, height, area in stats[1:count]:
         if max(width, height) > 4 * min(width, height) and area > 0.4 * width * height and max(width, height) > 60:
             found[max(0, top - 3) : top + height + 3, max(0, left - 3) : left + width + 3] = 255
-    return found
+
+
+def _mark_lettered(light: np.ndarray, bars: np.ndarray, found: np.ndarray) -> None:
+    """Mark a bar across the top or bottom of the screen of which letters, and a codec's noise around them, leave pieces: the
+    rows that have its level at half of their length or more."""
+    height, width = light.shape
+    for edge in (0, height - 1):
+        pieces = light[edge][bars[edge] > 0] if edge < height else ()
+        if len(pieces) < 0.15 * width:
+            continue
+        level = int(np.median(pieces))
+        alike = cv2.inRange(light, max(0, level - 12), min(255, level + 12)).mean(1) / 255
+        # Letters that fill some rows of the bar don't end it.
+        rows = np.flatnonzero((alike if edge == 0 else alike[::-1]) > 0.35)
+        ends = np.flatnonzero(np.diff(rows, append=height + 99) > 8)
+        size = int(rows[ends[0]]) + 4 if len(rows) else 0
+        if size < 0.25 * height:
+            found[: size if edge == 0 else 0] = 255
+            found[height - size if edge else height :] = 255
 
 
 def is_noisy(evidence: Evidence, outside: np.ndarray) -> bool:
@@ -180,66 +234,6 @@ def is_photograph(frame: np.ndarray) -> bool:
         return False
     shares = np.bincount(hue[coloured] // 15, minlength=12) / coloured.sum()  # OpenCV's hues go from 0 to 179
     return int((shares > 0.04).sum()) >= 4
-
-
-# ---------------------------------------------------------------- declared regions (PS3.3, C.8.5.5)
-
-MAX_DECLARED = 64
-# Region Spatial Format (0018,6012): 1 2D, 2 M-mode, 3 spectral, 4 waveform, 5 graphics.
-SPATIAL_2D, SPATIAL_M_MODE, SPATIAL_SPECTRAL = 1, 2, 3
-COLOUR_FLOW = 2  # Region Data Type (0018,6014)
-CENTIMETRES = 3  # Physical Units X Direction (0018,6024)
-
-
-@dataclass(frozen=True)
-class DeclaredRegion:
-    """One item of the Sequence of Ultrasound Regions; None where a value is missing or makes no sense.
-
-    box: outer edges as declared, (top, left, height, width), not checked against the image. spacing_mm: row, column.
-    """
-
-    box: Box | None
-    spatial_format: int | None
-    data_type: int | None
-    spacing_mm: tuple[float, float] | None
-
-
-def _integer(item, name: str) -> int | None:
-    try:
-        value = float(getattr(item, name))
-        return int(value) if math.isfinite(value) and abs(value) < 1e9 else None
-    except Exception:  # whatever a hostile header makes pydicom raise
-        return None
-
-
-def _length(item, name: str) -> float | None:
-    """A spacing in mm that ultrasound can have (1 um to 10 mm a pixel), of a delta in cm."""
-    try:
-        value = abs(float(getattr(item, name))) * 10
-        return value if 1e-3 <= value <= 10 else None
-    except Exception:
-        return None
-
-
-def read_declared(header) -> tuple[DeclaredRegion, ...]:
-    """The declared regions of a DICOM header; whatever is damaged in it is None, nothing is raised."""
-    try:
-        items = list(header.SequenceOfUltrasoundRegions)[:MAX_DECLARED]
-    except Exception:
-        return ()
-    found = []
-    for item in items:
-        left, top = _integer(item, "RegionLocationMinX0"), _integer(item, "RegionLocationMinY0")
-        right, bottom = _integer(item, "RegionLocationMaxX1"), _integer(item, "RegionLocationMaxY1")
-        box = None
-        if None not in (left, top, right, bottom) and right > left and bottom > top:
-            box = (top, left, bottom - top + 1, right - left + 1)
-        units = _integer(item, "PhysicalUnitsXDirection"), _integer(item, "PhysicalUnitsYDirection")
-        row, column = _length(item, "PhysicalDeltaY"), _length(item, "PhysicalDeltaX")
-        spacing = (row, column) if units == (CENTIMETRES, CENTIMETRES) and row and column else None
-        data_type = _integer(item, "RegionDataType")
-        found.append(DeclaredRegion(box, _integer(item, "RegionSpatialFormat"), data_type, spacing))
-    return tuple(found)
 
 
 # ---------------------------------------------------------------- strips along time

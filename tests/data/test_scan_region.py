@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_urfm.data.declared import read_declared
 from modeling_urfm.data.phantoms import ORGANS, phantom_frame
 from modeling_urfm.data.reading import open_source, ultrasound_examples
 from modeling_urfm.data.scan_outline import Outline, box_outline
 from modeling_urfm.data.scan_region import find_layout, outline
-from modeling_urfm.data.screen import read_declared
 
 
 DRAWN = json.loads((Path(__file__).parents[1] / "fixtures" / "scan_regions.json").read_text())
