@@ -288,7 +288,7 @@ def _fit_fan(sides: tuple, evidence: np.ndarray, core: np.ndarray, step: int) ->
         return []
     # The arcs hold the group, whatever dark lies across its middle.
     start, end = _longest_gain(profile, int(np.median(own)))
-    start, end = min(start, int(np.quantile(own, 0.02))), max(end, int(np.quantile(own, 0.98)) + 1)
+    start, end = min(start, int(np.quantile(own, 0.005))), max(end, int(np.quantile(own, 0.98)) + 1)
     near = (x, y, start * step) if start > 0 else None
     fan = Outline(sides, near, (x, y, end * step), kind="fan")
     found = [fan]

@@ -24,7 +24,7 @@ from .declared import (
     read_declared,
     record_of,
 )
-from .scan_outline import Outline, fit_outline
+from .scan_outline import COST, Outline, fit_outline
 from .screen import (
     Box,
     Evidence,
@@ -325,11 +325,12 @@ def _find_outlines(contrast: np.ndarray, light: np.ndarray, moving: bool) -> lis
 
 
 def _without_letters(found: list[Outline], stricter: list[Outline], light: np.ndarray) -> list[Outline]:
-    """Of the outlines fitted below and above a codec's noise the latter, if what they leave out has letters: dark tissue,
-    which they may leave out too, has none."""
+    """Of the outlines fitted below and above a codec's noise the latter, if what they leave out has letters, which dark
+    tissue has not, and they are no less usual."""
     dropped = _union(found, light.shape) & ~_union(stricter, light.shape)
     letters = (light[dropped] > 0.6 * strongest(light)).mean() if dropped.any() else 0
-    return stricter if stricter and letters > 0.02 else found
+    usual = bool(stricter) and COST[stricter[0].kind] <= COST[found[0].kind] + 0.01
+    return stricter if usual and letters > 0.02 else found
 
 
 def _union(outlines: list[Outline], shape: tuple[int, int]) -> np.ndarray:
@@ -348,6 +349,7 @@ def _fit_groups(evidence: Evidence) -> list[Outline]:
         return []
     order = [i + 1 for i in np.argsort(-areas, kind="stable") if areas[i] >= max(0.12 * areas.max(), smallest)]
     found: list[Outline] = []
+    explained = 0.0
     taken = np.zeros(core.shape, bool)
     apart = _side_by_side(evidence, labels, order)
     split = _strip_row(evidence)
@@ -360,7 +362,7 @@ def _fit_groups(evidence: Evidence) -> list[Outline]:
         if split is not None:
             visible[split:] *= group[split:].any()
             visible[:split] *= group[:split].any()
-        fitted, _ = fit_outline(evidence.lit, evidence.bright, visible, group, evidence.step)
+        fitted, score = fit_outline(evidence.lit, evidence.bright, visible, group, evidence.step)
         if fitted is None:
             continue
         whole = None if apart else _with_parts(fitted, group, labels, order, visible, evidence.step)
@@ -370,8 +372,16 @@ def _fit_groups(evidence: Evidence) -> list[Outline]:
         if inside.sum() < 2 * smallest or cover[inside].mean() < 0.3:
             continue
         found.append(fitted)
+        explained += score
         taken |= inside
-    return found
+    if len(found) < 2 or apart:
+        return found
+    # Dark bands across a fan (vessels, fluid) part it into pieces, which one fan explains better than one outline each.
+    group = np.isin(labels, order)
+    fitted, score = fit_outline(evidence.lit, evidence.bright, cover, group, evidence.step)
+    if fitted is None or fitted.kind != "fan" or score < explained:
+        return found
+    return [fitted] if (fitted.mask(core.shape, evidence.step) & group).sum() > 0.97 * group.sum() else found
 
 
 def _with_parts(fitted, group, labels, order, visible, step) -> np.ndarray | None:
