@@ -62,7 +62,8 @@ def parse_sections(
             name: _as_type(f"{known.config}: {section}: {name}", value, *names[section][name])
             for name, value in values.items() if value is not None
         })  # fmt: skip
-    given, unknown = parser.parse_known_args(argv)
+    parse = parser.parse_known_intermixed_args if positional else parser.parse_known_args
+    given, unknown = parse(argv)
     for text in unknown:
         if text.startswith("--"):
             near = nearest_name(text.split("=")[0][2:], ["config", *every])

@@ -22,7 +22,7 @@ from modeling_urfm.data.card import data_card, published_command
 from modeling_urfm.data.listing import parse_inputs
 from modeling_urfm.data.pages import write_corpus_page
 from modeling_urfm.data.phantoms import usable_cores
-from modeling_urfm.data.prepare import Corpus, Engine, finish, prepare, settings_that_leave
+from modeling_urfm.data.prepare import Corpus, Engine, prepare, settings_that_leave
 from modeling_urfm.data.process import Settings
 from modeling_urfm.data.public import list_table
 from modeling_urfm.data.quality import QualityThresholds
@@ -77,8 +77,8 @@ class PrepareArguments:
         for name, least in (("frames_per_clip", 0), ("max_size", 32), ("rows_per_shard", 1), ("review_files", 0),
                             ("num_workers", 1), ("timeout_s", 0.1)):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name} {value}: at least {least}.")
+            if value is not None and not least <= value < 10**9:  # neither is `nan`
+                raise ValueError(f"--{name} {value}: at least {least}, and a number that can be.")
         if not (0 <= self.validation_share and 0 <= self.test_share and self.validation_share + self.test_share < 1):
             raise ValueError(f"--validation_share {self.validation_share} --test_share {self.test_share}: both from 0, "
                              "together below 1, as something must be left to train on.")  # fmt: skip
@@ -96,7 +96,8 @@ def main():
         return
     if not values[""]:
         raise ValueError(
-            "no INPUT: name files, folders or archives. Example: recipes/prepare.py /data/ultrasound --output_dir corpus"
+            "no INPUT: name files, folders or archives first, as --exclude and --quality take all that follows them. "
+            "Example: recipes/prepare.py /data/ultrasound --output_dir corpus"
         )
     inputs = parse_inputs(values[""])
     inputs += parse_inputs(args.exclude or [], "--exclude ", first_exclude=1)
@@ -110,16 +111,21 @@ def main():
         args.licence, thresholds(args.quality), reference=reference_outlines(args.reference_regions),
     )  # fmt: skip
     engine = Engine(args.engine, args.num_workers or usable_cores(), args.ray_address, args.timeout_s)
-    metrics, timings = prepare(inputs, corpus, settings, engine, args.key_file)
-    if not timings:
+
+    def write_pages(metrics: dict, timings: dict) -> dict:
+        results = run_facts(None) | {
+            "settings": settings_that_leave(settings, corpus), "metrics": metrics, "timings": timings,
+        }  # fmt: skip
+        results["command"] = published_command(results["command"], results["settings"])
+        write_atomically(output_dir / "README.md", data_card(CARD, results))
+        write_corpus_page(output_dir, results)
+        return results
+
+    metrics, timings = prepare(inputs, corpus, settings, engine, write_pages, args.key_file)
+    if timings:
+        say_what_was_done(corpus, metrics, timings)
+    else:
         print(f"{output_dir}/ is complete: {metrics['frames_kept']:,} images. Nothing was done.")
-        return
-    results = run_facts(None) | {
-        "settings": settings_that_leave(settings, corpus), "metrics": metrics, "timings": timings,
-    }  # fmt: skip
-    results["command"] = published_command(results["command"], results["settings"])
-    finish(corpus, metrics, results, lambda results: write_pages(output_dir, results))
-    say_what_was_done(corpus, metrics, timings)
 
 
 def thresholds(texts: list[str] | None) -> QualityThresholds:
@@ -130,8 +136,10 @@ def thresholds(texts: list[str] | None) -> QualityThresholds:
         check_choice("--quality", name, [f.name for f in fields(QualityThresholds)])
         try:
             values[name] = type(getattr(QualityThresholds, name))(value)
+            if not values[name] >= 0:
+                raise ValueError
         except ValueError:
-            raise ValueError(f"--quality {text}: {value!r} is not a number.") from None
+            raise ValueError(f"--quality {text}: {value!r} is not a number of 0 or more.") from None
     return QualityThresholds(**values)
 
 
@@ -141,12 +149,11 @@ def reference_outlines(path: str | None) -> dict[str, list]:
         return {}
     if not Path(path).is_file():
         raise FileNotFoundError(f"--reference_regions {path}: no such file.")
-    return {entry["sha256"]: entry["polygon"] for entry in json.loads(Path(path).read_text()).values()}
-
-
-def write_pages(output_dir: Path, results: dict):
-    write_atomically(output_dir / "README.md", data_card(CARD, results))
-    write_corpus_page(output_dir, results)
+    try:
+        return {entry["sha256"]: entry["polygon"] for entry in json.loads(Path(path).read_text()).values()}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        form = '{"NAME": {"sha256": "...", "polygon": [[x, y], ...]}}'
+        raise ValueError(f"--reference_regions {path} is not of the form {form}: {error}") from error
 
 
 def say_what_was_done(corpus: Corpus, metrics: dict, timings: dict):
@@ -166,7 +173,7 @@ def say_what_was_done(corpus: Corpus, metrics: dict, timings: dict):
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:  # OSError: no space, no permission, no cluster at that address
         sys.exit(f"prepare.py: {error}")
     except KeyboardInterrupt:  # at once: nothing that is under way would be of use
         print("\nStopped. The same command goes on from here.", file=sys.stderr, flush=True)

@@ -29,13 +29,15 @@ def is_archive(path: str | Path) -> bool:
         if path.suffix.lower() in DOCUMENTS or not stat.S_ISREG(path.stat().st_mode):
             return False
         with path.open("rb") as file:
-            return is_archive_bytes(file.read(CHUNK))
+            head = file.read(CHUNK)
+            # A block of bzip2 holds 900 kB, and gives nothing before it is whole.
+            return is_archive_bytes(head + file.read(1 << 20) if head.startswith(b"BZh") else head)
     except (OSError, ValueError):
         return False
 
 
 def is_archive_bytes(head: bytes) -> bool:
-    """The same of a file's first bytes; 64 KiB are enough for every kind."""
+    """The same of a file's first bytes; 64 KiB are enough, of bzip2 a mebibyte."""
     if head.startswith(ZIP_HEADS):
         return True
     try:

@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 from .deidentify import Pseudonyms
 from .duplicates import (
     EXCLUSION_BITS,
-    HASH_BITS,
     SAME_FRAME_BITS,
-    distances,
     near_repeats,
     nearest,
     repeats,
@@ -30,7 +28,7 @@ from .duplicates import (
 from .listing import Unit, unit_from_row
 from .review import ReviewRow, write_review_page
 from .shards import MANIFEST, SPLITS, AtomicParquet, read_rows, write_shards
-from .staging import Batch, Listing
+from .staging import Batch, Listing, is_reviewed
 
 
 STAYS, EXCLUDED, DUPLICATE, NEAR_DUPLICATE, COMPARED = range(5)
@@ -59,10 +57,16 @@ class Staged:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What becomes of every staged frame. code: (frames,) int8. split: (frames,) int8, place in SPLITS."""
+    """What becomes of every staged frame.
+
+    Attributes:
+        code: (frames,) int8. split: (frames,) int8, place in SPLITS. because_of: (frames,) of an excluded one, which image
+            of the excluded sets is nearest, counted among those.
+    """
 
     code: np.ndarray
     split: np.ndarray
+    because_of: np.ndarray
 
     @property
     def counts(self) -> dict[str, int]:
@@ -93,12 +97,16 @@ def decide(staged: Staged, validation_share: float, test_share: float) -> Decisi
     Near by the cleaned image, which finds one picture on two screens, or by the whole frame as read, which finds a saved
     copy whose scan region was found a few pixels off.
 
-    The split is a function of the patient's hash alone: a corpus that grows keeps its patients where they were.
+    The split is a function of the patient's hash: a corpus that grows keeps its patients where they were. (Where no patient
+    would be left to train on, one is moved there.)
     """
     code = np.where(staged.excluded_set > 0, COMPARED, STAYS).astype(np.int8)
     ours, theirs = np.flatnonzero(code == STAYS), np.flatnonzero(code == COMPARED)
+    because_of = np.full(len(code), -1)
     if len(theirs):
-        code[ours[_distance_to(staged, ours, theirs) <= EXCLUSION_BITS]] = EXCLUDED
+        distance, where = _nearest_excluded(staged, ours, theirs)
+        near = distance <= EXCLUSION_BITS
+        code[ours[near]], because_of[ours[near]] = EXCLUDED, where[near]
     for what, find, hashes in (
         (DUPLICATE, repeats, staged.pixels), (NEAR_DUPLICATE, near_repeats, staged.looks),
         (NEAR_DUPLICATE, partial(near_repeats, radius=SAME_FRAME_BITS), staged.raw_looks),
@@ -113,16 +121,21 @@ def decide(staged: Staged, validation_share: float, test_share: float) -> Decisi
     stays = code == STAYS
     if stays.any() and not (split[stays] == 0).any():  # a corpus of few patients: the last of them trains
         split[staged.patient == staged.patient[stays].max()] = 0
-    return Decisions(code, split)
+    return Decisions(code, split, because_of)
 
 
-def _distance_to(staged: Staged, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Bits between each of `ours` and the nearest of `theirs`: cleaned or as read, whichever are closer, as a benchmark may
-    hold the cut-out picture or the whole screen. 0 where the pixels are equal."""
+def _nearest_excluded(staged: Staged, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of `ours` the nearest of `theirs`: bits, and which. Cleaned or as read, whichever are closer, as a benchmark may
+    hold the cut-out picture or the whole screen. -1 bits where the pixels are equal."""
     targets = np.concatenate([staged.looks[theirs], staged.raw_looks[theirs]])
-    distance = np.minimum(nearest(staged.looks[ours], targets), nearest(staged.raw_looks[ours], targets))
-    same = np.isin(staged.pixels[ours], staged.pixels[theirs])
-    return np.where(same, 0, distance)
+    cleaned, raw = nearest(staged.looks[ours], targets), nearest(staged.raw_looks[ours], targets)
+    distance = np.minimum(cleaned[0], raw[0])
+    where = np.where(cleaned[0] <= raw[0], cleaned[1], raw[1]) % len(theirs)
+    order = np.argsort(staged.pixels[theirs], kind="stable")
+    sorted_pixels = staged.pixels[theirs][order]
+    at = np.searchsorted(sorted_pixels, staged.pixels[ours]).clip(max=len(theirs) - 1)
+    same = sorted_pixels[at] == staged.pixels[ours]
+    return np.where(same, -1, distance), np.where(same, order[at], where)
 
 
 def _first_half(hashes: np.ndarray) -> np.ndarray:
@@ -168,12 +181,12 @@ class Tally:
 
 
 def write_corpus(
-    output_dir: Path, staging: Path, batches: Sequence[Batch], decisions: Decisions, rows_per_shard: int, keep, on_row
+    output_dir: Path, staging: Path, batches: Sequence[Batch], decisions: Decisions, rows_per_shard: int, on_row
 ) -> tuple[Tally, list[Path]]:
-    """The shards; `keep` as in `write_shards`, `on_row` is called for every image."""
+    """The shards; `on_row` is called for every image."""
     tally = Tally()
     rows = tally.count(rows_that_stay(staging, batches, decisions), on_row)
-    paths = write_shards(output_dir / "data", rows, decisions.counts, rows_per_shard, keep)
+    paths = write_shards(output_dir / "data", rows, decisions.counts, rows_per_shard)
     return tally, paths
 
 
@@ -231,17 +244,20 @@ def _manifest_row(
     if kept + dropped != frames_in:
         raise RuntimeError(f"{unit.name}: {frames_in} frames in, {kept} kept and {dropped} dropped")
     status = "rejected" if not kept else "partly" if dropped else "kept"
+    reasons = [f"{code}: {count}" for code, count in sorted(drops.items())]
+    reasons += [account["rejected"]] if account["rejected"] else []
     if unit.is_archive:
         whole = not account["rejected"] and not members["partly"] and not members["rejected"]
         status = "rejected" if not members["kept"] + members["partly"] else "kept" if whole else "partly"
+        if status == "rejected" and not reasons:
+            reasons = ["no-image"]  # none of its members is one
         members.clear()
     elif unit.member is not None:
         members[status] += 1
-    reasons = [f"{code}: {count}" for code, count in sorted(drops.items())]
     return {
         "input": pseudonyms("input", *unit.identity), "kind": account["kind"], "source": unit.source, "status": status,
         "frames_in": frames_in, "frames_kept": kept, "frames_dropped": dropped,
-        "reasons": reasons + ([account["rejected"]] if account["rejected"] else []),
+        "reasons": reasons,
     }  # fmt: skip
 
 
@@ -258,16 +274,11 @@ def write_exclusions(
     frame of the corpus is. Returns a summary a set."""
     theirs = np.flatnonzero(decisions.code == COMPARED)
     stay = np.flatnonzero(decisions.code == STAYS)
-    out = np.flatnonzero(decisions.code == EXCLUDED)
     row_of = {int(frame): i for i, frame in enumerate(theirs)}
-    far = np.full(len(theirs), HASH_BITS + 1)
-    if len(stay) and len(theirs):
-        targets = np.concatenate([staged.looks[stay], staged.raw_looks[stay]])
-        far = np.minimum(nearest(staged.looks[theirs], targets), nearest(staged.raw_looks[theirs], targets))
-    cost = np.zeros(len(theirs), int)
-    for start in range(0, len(out), 4096):  # each image of the corpus that was left out belongs to the nearest one
-        part = out[start : start + 4096]
-        cost += np.bincount(_nearest_index(staged, part, theirs), minlength=len(theirs))
+    targets = np.concatenate([staged.looks[stay], staged.raw_looks[stay]])
+    far = np.minimum(nearest(staged.looks[theirs], targets)[0], nearest(staged.raw_looks[theirs], targets)[0])
+    because_of = decisions.because_of[decisions.code == EXCLUDED]
+    cost = np.bincount(because_of, minlength=len(theirs))  # a frame that was left out counts for the nearest image
 
     pseudonyms, at, summary = Pseudonyms(key), 0, {}
     units = map(unit_from_row, read_rows(listing.path))
@@ -303,17 +314,6 @@ def write_exclusions(
     return [summary[number] for number in sorted(summary)]
 
 
-def _nearest_index(staged: Staged, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """(ours,) which of `theirs` is nearest."""
-    best = None
-    for mine in (staged.looks, staged.raw_looks):
-        for other in (staged.looks, staged.raw_looks):
-            bits = distances(mine[ours], other[theirs])
-            best = bits if best is None else np.minimum(best, bits)
-    same = staged.pixels[ours][:, None] == staged.pixels[theirs][None]
-    return np.where(same, -1, best).argmin(1)
-
-
 def write_review(
     private_dir: Path,
     staging: Path,
@@ -340,7 +340,7 @@ def _review_rows(staging, batches, listing, decisions: Decisions, stride: int, p
             pictures.setdefault(row["unit"], []).append(row)
         for account in read_rows(batch.path(staging, "accounts")):
             unit = next(units)
-            if unit.exclude or unit.number % stride:
+            if unit.exclude or not is_reviewed(unit.number, stride):
                 continue
             common = {
                 "path": _printable(unit.name),

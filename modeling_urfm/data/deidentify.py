@@ -117,7 +117,7 @@ def load_key(key_file: str | None, private_dir: Path) -> bytes:
                 f"--key_file {key_file}: no such file. To make one: openssl rand -hex 32 > {key_file}"
             )
         return _checked(path.read_bytes().strip(), f"--key_file {key_file}")
-    if os.environ.get("URFM_KEY"):
+    if "URFM_KEY" in os.environ:  # set but empty is a mistake of the shell, not a wish for another key
         return _checked(os.environ["URFM_KEY"].strip().encode("utf-8", "surrogateescape"), "URFM_KEY")
     path = private_dir / "key"
     if not path.exists():

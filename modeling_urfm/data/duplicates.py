@@ -7,7 +7,7 @@ only images that share a band are compared: memory and time grow with the corpus
 """
 
 import hashlib
-from collections.abc import Iterator
+from array import array
 
 import cv2
 import numpy as np
@@ -20,9 +20,9 @@ HASH_BITS = 256
 NEAR_DUPLICATE_BITS = 16
 # Of whole frames as read: a re-encoded or halved copy differs in 0 to 4 bits, the next frame of a loop in 12 and more.
 SAME_FRAME_BITS = 8
-# To keep a benchmark out, an image too many left out costs less than one too few.
-EXCLUSION_BITS = 24
-_PORTION = 1 << 18  # pairs that are compared at once: some 20 MB
+# To keep a benchmark out, an image too many left out costs less than one too few: this also finds its image cut to the scan
+# region by other hands (about 32 bits).
+EXCLUSION_BITS = 40
 
 
 def pixel_hash(image: np.ndarray) -> str:
@@ -58,42 +58,18 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.bitwise_count(a[:, None] ^ b[None]).sum(-1, dtype=np.int32)
 
 
-def _bands(words: np.ndarray, radius: int) -> Iterator[np.ndarray]:
-    """The keys of each of `radius + 1` bands of bits, (n,) uint64."""
-    bits = np.unpackbits(words.astype(">u8").view(np.uint8).reshape(len(words), -1), axis=1)
-    for band in range(radius + 1):
-        # Interleaved, as the lowest frequencies of many images agree. 64 bits of a wider band do: they can only give
-        # more pairs.
-        part = bits[:, band :: radius + 1][:, :64].astype(np.uint64)
-        yield part @ (np.uint64(1) << np.arange(part.shape[1], dtype=np.uint64))
+def _bands(words: np.ndarray, radius: int) -> np.ndarray:
+    """The keys of `radius + 1` bands of bits, (bands, n) uint16.
 
-
-def near_pairs(words: np.ndarray, radius: int = NEAR_DUPLICATE_BITS) -> np.ndarray:
-    """All rows i < j of `words` within `radius` bits of one another: (pairs, 2) int64, sorted."""
-    found = [np.zeros((0, 2), np.int64)]
-    for keys in _bands(words, radius):
-        order = np.argsort(keys, kind="stable")
-        for a, b in _of_equal_keys(order, keys[order]):
-            a, b = np.minimum(a, b), np.maximum(a, b)
-            near = np.bitwise_count(words[a] ^ words[b]).sum(1, dtype=np.int32) <= radius
-            found.append(np.stack([a[near], b[near]], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
-
-
-def _of_equal_keys(order: np.ndarray, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of places in `order` whose sorted keys are equal, in portions of bounded size.
-
-    Two of equal keys stand k places apart, k below the size of their group: for every k all such pairs at once.
+    Bits are dealt out in turn, as the lowest frequencies of many images agree. 16 bits of a wider band do: they can only
+    give more candidates.
     """
-    ends = np.searchsorted(keys, keys, side="right")
-    left = np.arange(len(keys))
-    for k in range(1, len(keys)):
-        left = left[left + k < ends[left]]
-        if not len(left):
-            return
-        for start in range(0, len(left), _PORTION):
-            part = left[start : start + _PORTION]
-            yield order[part], order[part + k]
+    keys = np.zeros((radius + 1, len(words)), np.uint16)
+    for band in range(radius + 1):
+        for place, bit in enumerate(range(band, HASH_BITS, radius + 1)[:16]):
+            ones = (words[:, bit // 64] >> np.uint64(63 - bit % 64)).astype(np.uint16) & np.uint16(1)
+            keys[band] |= ones << np.uint16(place)
+    return keys
 
 
 def repeats(keys: np.ndarray) -> np.ndarray:
@@ -105,22 +81,48 @@ def repeats(keys: np.ndarray) -> np.ndarray:
 
 
 def near_repeats(words: np.ndarray, radius: int = NEAR_DUPLICATE_BITS) -> np.ndarray:
-    """(n, 4) uint64 -> bool, True for every image that is near an earlier one which itself stays (greedy, in order)."""
-    # Equal hashes first: a thousand copies would make half a million pairs.
-    first = np.sort(np.unique(words, axis=0, return_index=True)[1])
+    """(n, 4) uint64 -> bool, True for every image that is near an earlier one which itself stays (greedy, in order).
+
+    Only images that stay are remembered: a thousand views of one still probe cost a thousand comparisons, no matrix.
+    """
     gone = np.ones(len(words), bool)
+    first = np.sort(np.unique(words, axis=0, return_index=True)[1])  # equal ones need no comparison
     gone[first] = False
-    for i, j in near_pairs(words[first], radius=radius).tolist():
-        if not gone[first[i]]:
-            gone[first[j]] = True
+    words = words[first]
+    keys = _bands(words, radius)
+    stay: list[dict[int, array]] = [{} for _ in keys]  # of every band: a key to the rows that have it and stay
+    for row in range(len(words)):
+        own = keys[:, row].tolist()
+        alike = [rows[key] for rows, key in zip(stay, own) if key in rows]
+        if alike:
+            others = words[np.frombuffer(b"".join(alike), np.uint32)]
+            if (np.bitwise_count(others ^ words[row]).sum(1, dtype=np.int32) <= radius).any():
+                gone[first[row]] = True
+                continue
+        for rows, key in zip(stay, own):
+            rows.setdefault(key, array("I")).append(row)
     return gone
 
 
-def nearest(words: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The distance of every row of `words` to the nearest of `others`, in bits; HASH_BITS + 1 where there is none."""
-    best = np.full(len(words), HASH_BITS + 1, np.int32)
-    for i in range(0, len(words), 128):
-        for j in range(0, len(others), 8192):
-            block = distances(words[i : i + 128], others[j : j + 8192]).min(1)
-            best[i : i + 128] = np.minimum(best[i : i + 128], block)
-    return best
+def nearest(words: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distance in bits of every row of `words` to the nearest of `others`, and that one's row; HASH_BITS + 1 and 0 where
+    there is none.
+
+    As a product of matrices of 1 and -1, of which 256 - 2 x distance comes out, exactly: ten times as fast as counting.
+    """
+    best, where = np.full(len(words), HASH_BITS + 1, np.int32), np.zeros(len(words), np.int64)
+    for j in range(0, len(others), 8192):
+        theirs = _signs(others[j : j + 8192]).T
+        for i in range(0, len(words), 1024):
+            product = _signs(words[i : i + 1024]) @ theirs
+            at = product.argmax(1)
+            distance = ((HASH_BITS - product[np.arange(len(at)), at]) / 2).astype(np.int32)
+            nearer = distance < best[i : i + 1024]
+            best[i : i + 1024][nearer], where[i : i + 1024][nearer] = distance[nearer], at[nearer] + j
+    return best, where
+
+
+def _signs(words: np.ndarray) -> np.ndarray:
+    """(n, 4) uint64 -> (n, 256) float32, 1 for every bit that is set and -1 for every other."""
+    bits = np.unpackbits(words.astype(">u8").view(np.uint8).reshape(len(words), -1), axis=1)
+    return bits.astype(np.float32) * 2 - 1

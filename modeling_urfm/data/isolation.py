@@ -5,6 +5,7 @@ Decoders are C libraries: a hostile file can make one loop for ever, ask for all
 may cost more than that file.
 """
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection
 
 MEMORY_BYTES = 3 << 30  # more than a fresh worker has; the largest frames that are read need a fifth of it
 _READY, _END, _ITEM, _ERROR = "ready", "end", "item", "error"
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _START_S = 600  # the first process imports the package, on a busy machine
 
 
@@ -32,6 +34,7 @@ def _serve(connection: Connection, function, memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.path.exists("/proc/self/statm"):  # Linux; elsewhere the time limit must do
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a decoder that loops would stay for ever
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
@@ -40,13 +43,13 @@ def _serve(connection: Connection, function, memory_bytes: int) -> None:
     while True:
         try:
             arguments = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             for item in function(*arguments):
                 connection.send((_ITEM, item))
             connection.send((_END, None))
-        except BrokenPipeError:
+        except ConnectionError:
             return
         except MemoryError:
             connection.send((_ERROR, "asked for more memory than allowed"))
@@ -79,8 +82,8 @@ class IsolatedWorker:
             raise RuntimeError(f"a worker process did not start within {_START_S} s")
         self.connection.recv()
 
-    def __call__(self, *arguments) -> Iterator:
-        """The items of `function(*arguments)`.
+    def __call__(self, *arguments, first_s: float = 0.0) -> Iterator:
+        """The items of `function(*arguments)`; the first of them may take `first_s` longer.
 
         Raises:
             WorkerDied: the process took too long for an item, ended, or raised.
@@ -91,8 +94,9 @@ class IsolatedWorker:
         try:
             self.connection.send(arguments)
             while True:
-                if not self.connection.poll(self.timeout_s):
-                    raise WorkerDied("timeout", f"no answer within {self.timeout_s:g} s")
+                if not self.connection.poll(self.timeout_s + first_s):
+                    raise WorkerDied("timeout", f"no answer within {self.timeout_s + first_s:g} s")
+                first_s = 0.0
                 kind, item = self.connection.recv()
                 if kind == _ERROR:
                     raise WorkerDied("crashed", item)

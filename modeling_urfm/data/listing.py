@@ -86,6 +86,8 @@ def parse_inputs(texts: Sequence[str], flag: str = "", first_exclude: int = 0) -
     inputs = []
     for i, text in enumerate(texts):
         name, separator, rest = text.partition("=")
+        if not text or (separator and not rest):
+            raise ValueError(f"{flag}{text!r} names no file or folder (an unset variable of the shell?).")
         exclude = first_exclude + i if first_exclude else 0
         if separator and not Path(text).exists():
             source, path = find_public(name).key, Path(rest)
@@ -132,9 +134,7 @@ def list_units(inputs: Sequence[Input], leave: Sequence[Path] = (), timeout_s: f
 
 def _of_input(given: Input, leave: list[str], lister: IsolatedWorker) -> Iterator[Unit]:
     root = given.path if given.path.is_dir() else given.path.parent
-    units: Iterator[Unit] = (
-        unit for path in _walk(given.path, leave) for unit in _of_file(path, given, lister)
-    )  # fmt: skip
+    units: Iterator[Unit] = (unit for path in _walk(given.path, leave) for unit in _of_file(path, given, lister))
     if given.source == "local":
         yield from units
         return
@@ -167,8 +167,11 @@ def _walk(path: Path, leave: list[str]) -> Iterator[str]:
     if not path.is_dir():
         yield str(path)
         return
-    seen = set()
-    for parent, folders, files in os.walk(path, followlinks=True):
+    seen, locked = set(), []
+    for parent, folders, files in os.walk(path, followlinks=True, onerror=lambda error: locked.append(error.filename)):
+        # A folder that can't be read is told of as a file that can't.
+        yield from locked
+        locked.clear()
         state = os.stat(parent)
         if (state.st_dev, state.st_ino) in seen or os.path.realpath(parent) in leave:
             folders.clear()  # a link back to where we were, or our own output
@@ -177,6 +180,7 @@ def _walk(path: Path, leave: list[str]) -> Iterator[str]:
         folders.sort()
         for name in sorted(files):
             yield os.path.join(parent, name)
+    yield from locked
 
 
 def _of_file(path: str, given: Input, lister: IsolatedWorker) -> Iterator[Unit]:

@@ -29,6 +29,9 @@ from .shards import read_rows, write_atomically
 from .staging import Batch, Listing, Plan, remove_stale, run_on_ray, run_on_threads, settings_digest, write_listing
 
 
+MARKER = ".urfm-private"  # says that a folder was made here, and may be written into
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Where a corpus is made and how it is cut.
@@ -63,41 +66,70 @@ def prepare(
     corpus: Corpus,
     settings: Settings,
     engine: Engine,
+    write_pages: Callable[[dict, dict], dict],
     key_file: str | None = None,
     progress: bool = True,
 ) -> tuple[dict, dict]:
-    """Make a corpus; returns what was counted and how long it took. A finished one is left as it is.
+    """Make a corpus; returns what was counted and how long it took. A finished one is left as it is, and took no time.
+
+    Args:
+        write_pages: given counts and times, writes card and page into the corpus and returns what `results.json` will hold.
 
     Raises:
         ValueError, FileNotFoundError: inputs inside each other, a private folder inside the corpus, a key too short.
         FileExistsError: `output_dir` holds something else, or another run is under way.
     """
     check_apart(inputs)
-    check_places(corpus, key_file)
+    check_places(inputs, corpus, key_file)
+    made = not corpus.output_dir.exists()
+    corpus.output_dir.mkdir(parents=True, exist_ok=True)
     corpus.private_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    corpus.private_dir.chmod(0o700)
-    with _only_one(corpus.private_dir):
-        settings = replace(settings, key=load_key(key_file, corpus.private_dir))
-        return _prepare(inputs, corpus, settings, engine, progress)
+    try:
+        with _only_one(corpus.output_dir), _only_one(corpus.private_dir):
+            (corpus.private_dir / MARKER).touch(mode=0o600)
+            corpus.private_dir.chmod(0o700)
+            settings = replace(settings, key=load_key(key_file, corpus.private_dir))
+            metrics, timings = _prepare(inputs, corpus, settings, engine, progress)
+            if timings:
+                _finish(corpus, metrics, write_pages(metrics, timings))
+            return metrics, timings
+    finally:
+        if made and not any(corpus.output_dir.iterdir()):
+            corpus.output_dir.rmdir()
 
 
-def check_places(corpus: Corpus, key_file: str | None = None) -> None:
-    output = Path(os.path.realpath(corpus.output_dir))
-    for flag, place in (("--private_dir", corpus.private_dir), ("--key_file", Path(key_file) if key_file else None)):
-        if place is not None and Path(os.path.realpath(place)).is_relative_to(output):
-            raise ValueError(
-                f"{flag} {place} lies inside the corpus {corpus.output_dir}, which is made to be given away."
-            )
+def check_places(inputs: Sequence[Input], corpus: Corpus, key_file: str | None = None) -> None:
+    """Refuse places where something would leave, or be lost, that must not."""
+    output, private = (Path(os.path.realpath(path)) for path in (corpus.output_dir, corpus.private_dir))
+    for flag, place in (
+        ("--private_dir", private),
+        ("--key_file", Path(os.path.realpath(key_file)) if key_file else None),
+    ):
+        if place is not None and place.is_relative_to(output):
+            raise ValueError(f"{flag} {place} lies inside the corpus {output}, which is made to be given away.")
+    if output.is_relative_to(private):
+        raise ValueError(f"--output_dir {output} lies inside the private folder {private}.")
+    for flag, place in (("--output_dir", output), ("--private_dir", private)):
+        if place.exists() and not place.is_dir():
+            raise NotADirectoryError(f"{flag} {place} is a file.")
+        for given in inputs:
+            if Path(os.path.realpath(given.path)).is_relative_to(place):
+                raise ValueError(f"{flag} {place} is, or holds, the input {given.path}.")
+    if private.is_dir() and any(private.iterdir()) and not (private / MARKER).exists():
+        raise FileExistsError(f"--private_dir {private} holds something else: name a new folder.")
 
 
 @contextmanager
-def _only_one(private_dir: Path):
-    with (private_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FileExistsError(f"{private_dir} is in use by another run of this recipe.") from error
+def _only_one(folder: Path):
+    """Hold a folder for this run alone."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError as error:
+        raise FileExistsError(f"{folder} is in use by another run of this recipe.") from error
+    finally:
+        os.close(handle)
 
 
 def _prepare(inputs, corpus: Corpus, settings: Settings, engine: Engine, progress: bool) -> tuple[dict, dict]:
@@ -117,12 +149,13 @@ def _prepare(inputs, corpus: Corpus, settings: Settings, engine: Engine, progres
         work / "listing.parquet",
         staging,
         settings,
-        max(1, -(-listing.units // max(1, corpus.review_files))),
+        -(-listing.units // corpus.review_files) if corpus.review_files else 0,
         engine.timeout_s,
     )
     fingerprint = _fingerprint(listing, corpus, settings)
     finished = _finished(corpus, fingerprint)
     if finished is not None:
+        (corpus.private_dir / "plan.json").unlink(missing_ok=True)
         shutil.rmtree(work)
         return finished, {}
     timed = time.perf_counter()
@@ -193,15 +226,16 @@ def _write(
     same = begun.exists() and json.loads(begun.read_text())["fingerprint"] == fingerprint
     data = corpus.output_dir / "data"
     if not same:
-        shutil.rmtree(data, ignore_errors=True)  # of other settings, never finished
-        data.mkdir(parents=True, exist_ok=True)
+        for left in corpus.output_dir.iterdir():  # of other settings, never finished: all of it is ours
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         write_atomically(begun, json.dumps({"fingerprint": fingerprint}))
+    data.mkdir(exist_ok=True)
     bar = tqdm(total=sum(decisions.counts.values()), desc="writing", unit="image", disable=not progress)
     tally, paths = write_corpus(
-        corpus.output_dir, staging, batches, decisions, corpus.rows_per_shard, Path.exists, lambda: bar.update()
+        corpus.output_dir, staging, batches, decisions, corpus.rows_per_shard, lambda: bar.update()
     )  # fmt: skip
     bar.close()
-    for stale in set(data.iterdir()) - set(paths):
+    for stale in set(data.glob("*.parquet")) - set(paths):  # with their temporary names
         stale.unlink()
     totals = write_accounts(corpus.output_dir, corpus.private_dir, staging, batches, listing, staged, decisions, key)
     exclusions = []
@@ -226,10 +260,8 @@ def _reasons(staging: Path, batches: Sequence[Batch]) -> str:
     return "\n".join(f"  {code} ({count}): {REASONS[code]}" for code, count in reasons.most_common())
 
 
-def finish(corpus: Corpus, metrics: dict, results: dict, write_pages: Callable[[dict], None]) -> None:
-    """The last steps: card and page, then `results.json`, which says that the corpus is complete; then the unfinished work
-    goes."""
-    write_pages(results)
+def _finish(corpus: Corpus, metrics: dict, results: dict) -> None:
+    """The last steps: `results.json`, which says that the corpus is complete; then the unfinished work goes."""
     plan = json.loads((corpus.private_dir / "plan.json").read_text())
     write_atomically(corpus.private_dir / "finished.json", json.dumps(plan | {"metrics": metrics}))
     write_atomically(corpus.output_dir / "results.json", json.dumps(results, indent=2) + "\n")

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -134,6 +133,8 @@ def process_unit(unit: Unit, settings: Settings, review: bool) -> Iterator[Event
             yield Dropped("undecodable", 1, f"frame {index}: {frame.shape} where the first has {size}")
             continue
         layout = loop_layout or find_layout([frame], source.header, False)
+        if unit.exclude and layout.view is None:  # it is compared all the same
+            layout = Layout(_whole(frame))
         others = [other for i, other in samples.items() if i != index]
         cleaned = clean_frame(frame, layout, others, before, settings, judged=not unit.exclude)
         before = cleaned.grey if source.is_loop else None
@@ -145,6 +146,13 @@ def process_unit(unit: Unit, settings: Settings, review: bool) -> Iterator[Event
             yield Dropped(cleaned.code, 1)
         if review:
             yield _review(frame, index, layout, cleaned, kept, reference, common)
+
+
+def _whole(frame: np.ndarray) -> ScanRegion:
+    """All of a frame."""
+    height, width = frame.shape[:2]
+    corners = ((0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1))
+    return ScanRegion(0, 0, height, width, np.ones((height, width), bool), corners, "unknown", "pixels")
 
 
 def _open(unit: Unit) -> tuple[Source, bytes | None]:
@@ -287,8 +295,13 @@ def encode(image: np.ndarray, image_format: str, quality: int = 95) -> bytes:
 
 def _reference(unit: Unit, data: bytes | None, settings: Settings):
     """The outline that somebody drew by hand for this file."""
-    digest = hashlib.sha256(data if data is not None else Path(unit.path).read_bytes()).hexdigest()
-    return settings.reference.get(digest)
+    if data is not None:
+        return settings.reference.get(hashlib.sha256(data).hexdigest())
+    with open(unit.path, "rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return settings.reference.get(digest.hexdigest())
 
 
 def _review(

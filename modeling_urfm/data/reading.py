@@ -170,8 +170,10 @@ def _open_content(path: Path, file: BinaryIO, size: int, head: bytes, inside: bo
         return open_video(path, file, container)
     _refuse_other(path, head)
     # A DICOM file without its preamble begins with a group number of two bytes: 2 or 8.
-    if head[:2] in (b"\x02\x00", b"\x08\x00") or path.suffix.lower() in (".dcm", ".dicom"):
+    if head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08"):
         return _dicom(path, file, size)
+    if path.suffix.lower() in (".dcm", ".dicom"):
+        raise UnreadableFile(path, "named like a DICOM file, but it begins like none", "damaged")
     return _open_image(path, file, size)
 
 

@@ -57,9 +57,10 @@ class Outline:
             half = _half_chord(self.far, y)
             low, high = np.maximum(low, self.far[0] - half), np.minimum(high, self.far[0] + half)
         # From here on in cells. A row is one run of columns, less the run inside the near circle.
-        column = np.arange(columns)
+        column = np.arange(columns, dtype=np.int32)
         low, high = np.ceil((low - offset) / step - 1e-9), np.floor((high - offset) / step + 1e-9)
-        inside = (column >= low[:, None]) & (column <= high[:, None])
+        low, high = (np.clip(end, -1, columns).astype(np.int32)[:, None] for end in (low, high))
+        inside = (column >= low) & (column <= high)
         if self.near is not None:
             half = _half_chord(self.near, y)
             touched = np.flatnonzero(half > 0)
@@ -159,11 +160,6 @@ def _edge_share(cover: np.ndarray, inside: np.ndarray) -> float:
     edge = ring & lit & cv2.dilate(outer & dark, kernel)
     length = cv2.countNonZero(ring)
     return cv2.countNonZero(edge) / length if length else 1.0
-
-
-def _sharpness(cover: np.ndarray, inside: np.ndarray, border: np.ndarray) -> float:
-    """Share of the border's cells (inside ones) that are lit."""
-    return float((cover[border] > 0.4).mean()) if border.any() else 0.0
 
 
 def _grow(core: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -294,31 +290,33 @@ def _fit_fan(sides: tuple, evidence: np.ndarray, core: np.ndarray, step: int) ->
     found = [fan]
     # Cut by the edge of a window: a flat top, a flat bottom, upright flanks.
     for base in (fan, replace(fan, far=(x, y, float(radius.max()) + step)), replace(fan, near=None)):
-        values = np.where(base.mask(evidence.shape, step), evidence, 0)
+        inside = base.mask(evidence.shape, step)
+        values = np.where(inside, evidence, 0)
         top, bottom = _longest_gain(values.sum(1), middle_row)
         left, right = _longest_gain(values[top:bottom].sum(0), middle_column)
         planes = list(sides)
         lit_rows, lit_columns = np.flatnonzero((values != 0).any(1)), np.flatnonzero((values != 0).any(0))
         if not len(lit_rows):
             continue
-        cuts = (
-            (top - lit_rows[0], (0.0, -1.0, 0.5 - top * step)),
-            (lit_rows[-1] + 1 - bottom, (0.0, 1.0, bottom * step - 0.5)),
-            (left - lit_columns[0], (-1.0, 0.0, 0.5 - left * step)),
-            (lit_columns[-1] + 1 - right, (1.0, 0.0, right * step - 0.5)),
+        rows, columns = slice(None), slice(None)
+        cuts = (  # cells cut off, the two rows or columns of cells within the edge, and the edge
+            (top - lit_rows[0], (slice(top, top + 2), columns), (0.0, -1.0, 0.5 - top * step)),
+            (lit_rows[-1] + 1 - bottom, (slice(max(0, bottom - 2), bottom), columns), (0.0, 1.0, bottom * step - 0.5)),
+            (left - lit_columns[0], (rows, slice(left, left + 2)), (-1.0, 0.0, 0.5 - left * step)),
+            (lit_columns[-1] + 1 - right, (rows, slice(max(0, right - 2), right)), (1.0, 0.0, right * step - 0.5)),
         )
         # One or two cells are a blunt corner.
-        planes += [plane for cells, plane in cuts if cells > 2 and _is_window_edge(plane, base, evidence, step)]
+        planes += [
+            plane for cells, border, plane in cuts if cells > 2 and _is_window_edge(evidence[border][inside[border]])
+        ]
         if len(planes) > 2:
             found.append(replace(base, planes=tuple(planes), kind="cut fan"))
     return found
 
 
-def _is_window_edge(plane: tuple, fan: Outline, evidence: np.ndarray, step: int) -> bool:
-    """A window cuts a fan off sharply: all along its edge the picture is lit up to it. Shadows end raggedly."""
-    inside = replace(fan, planes=(*fan.planes, plane)).mask(evidence.shape, step)
-    border = inside & ~replace(fan, planes=(*fan.planes, (*plane[:2], plane[2] - 2 * step))).mask(evidence.shape, step)
-    return _sharpness(evidence + LIT_SHARE, inside, border) > 0.7
+def _is_window_edge(evidence: np.ndarray) -> bool:
+    """A window cuts a fan off sharply: all along its edge (these cells) the picture is lit up to it. Shadows end raggedly."""
+    return bool(evidence.size) and float((evidence + LIT_SHARE > 0.4).mean()) > 0.7
 
 
 def _fit_hull(core: np.ndarray, step: int) -> Outline | None:
@@ -429,12 +427,16 @@ def _steepest(lit, points, normals, basis, reach: int, least: float) -> tuple[fl
     turns = np.linspace(-0.8, 0.8, 9) * reach if basis is not None else np.zeros(1)
     basis = np.zeros(len(points)) if basis is None else basis
     amount = offsets[None, :, None] + (turns[:, None] * basis)[:, None, :]
-    x = np.rint(points[:, 0] + amount * normals[:, 0]).astype(np.int32)
-    y = np.rint(points[:, 1] + amount * normals[:, 1]).astype(np.int32)
-    valid = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = (
+        np.rint(points[:, axis] + amount * normals[:, axis]).astype(np.int32).view(np.uint32) for axis in (0, 1)
+    )  # as unsigned numbers those below 0 are above every size
+    valid = (x < width) & (y < height)
     if valid[len(turns) // 2, -2].mean() < 0.3:  # the image ends there
         return None
-    values = lit[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)] * valid
+    y *= np.uint32(width)
+    y += x
+    y *= valid
+    values = lit.ravel().take(y.view(np.int32)) * valid
     count = valid.sum(2)
     profile = values.sum(2) / np.maximum(count, 1) / 255
     profile = np.where(count > 0.2 * len(points), profile, 0.0)

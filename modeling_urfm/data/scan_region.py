@@ -133,7 +133,8 @@ def _sort_views(views: list[ScanRegion], contrast: np.ndarray, light: np.ndarray
         for view in views:
             beside = not alone and any(_stacked(view.box, other.box) for other in views if other is not view)
             kind, box = "b-mode", view.box
-            if view.geometry in ("linear", "unknown") or beside:
+            full = view.mask.sum() > 0.93 * view.height * view.width
+            if view.geometry in ("linear", "unknown") or full or beside:
                 # Spectra rise from their baseline in peaks, which no outline follows: what hangs together with it belongs to
                 # it.
                 boxes = [view.box]
@@ -143,7 +144,7 @@ def _sort_views(views: list[ScanRegion], contrast: np.ndarray, light: np.ndarray
                     kind = strip_kind(light, box, beside)
                     if kind != "b-mode":
                         break
-                if kind == "m_mode" and view.mask.sum() < 0.93 * view.height * view.width:  # not a rectangle
+                if kind == "m_mode" and not full:
                     kind = "b-mode"
             along_time.append((kind, box)) if kind != "b-mode" else kept.append(view)
         if kept or len(views) < 2:

@@ -2,7 +2,7 @@
 """The Parquet files of a corpus: their columns, and writing them so that a killed run leaves no half of one."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,26 +100,24 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict]:
 
 
 def write_shards(
-    data_dir: Path,
-    rows: Iterable[tuple[str, dict]],
-    counts: dict[str, int],
-    rows_per_shard: int,
-    keep: Callable[[Path], bool],
+    data_dir: Path, rows: Iterable[tuple[str, dict]], counts: dict[str, int], rows_per_shard: int
 ) -> list[Path]:
     """Write (split, row) pairs as data/SPLIT-NNNNN-of-NNNNN.parquet, each split in the order given.
 
+    A whole shard that is already there, from a run with the same rows that was killed before its end, is kept.
+
     Args:
-        counts: rows a split will have; a split without rows gets no file. keep: says of a shard that is already there
-            whether it is the one that would be written (a run that was killed before its end).
+        counts: rows a split will have; a split without rows gets no file.
     """
     schema, written, seen, open_shards = shard_schema(), [], dict.fromkeys(counts, 0), {}
     for split, row in rows:
         number, at = divmod(seen[split], rows_per_shard)
-        seen[split] += 1
         if at == 0:
             path = data_dir / shard_name(split, number, -(-counts[split] // rows_per_shard))
             written.append(path)
-            open_shards[split] = None if keep(path) else AtomicParquet(path, schema)
+            due = min(rows_per_shard, counts[split] - seen[split])
+            open_shards[split] = None if _is_whole(path, due) else AtomicParquet(path, schema)
+        seen[split] += 1
         shard = open_shards[split]
         if shard is not None:
             shard.write(row)
@@ -128,6 +126,13 @@ def write_shards(
     if seen != counts:
         raise RuntimeError(f"rows a split were announced as {counts} and came as {seen}")
     return written
+
+
+def _is_whole(path: Path, rows: int) -> bool:
+    try:
+        return pq.read_metadata(path).num_rows == rows
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def shard_name(split: str, number: int, of: int) -> str:

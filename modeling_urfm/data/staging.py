@@ -30,6 +30,7 @@ from .shards import COLUMNS, AtomicParquet
 
 
 BATCH_UNITS = 32
+SEEK_BYTES_PER_S = 2e6  # of a compressed archive, on a slow and busy machine
 FRAMES = pa.schema(
     {"unit": pa.int64(), **{k: v for k, v in COLUMNS.items() if k != "image"}, "raw_hash": pa.string(),
      "encoded": pa.binary()}
@@ -59,7 +60,7 @@ class Plan:
     """What every worker needs: where the listing and the staging folder are, and how to treat a file.
 
     Attributes:
-        review_stride: every so many files are shown in the review page. timeout_s: for one frame, or for opening a file.
+        review_stride: every so many files are shown in the review page, 0: none. timeout_s: for one frame, or for opening a file.
     """
 
     listing: Path
@@ -121,8 +122,7 @@ class BatchPreparer:
             rows = listing.read_row_group(number, use_threads=False).to_pylist()
         key = hashlib.sha256(f"{settings_digest(plan.settings)} {plan.review_stride} {rows}".encode()).hexdigest()[:20]
         batch = Batch(number, len(rows), 0, f"{number:07d}-{key}")
-        account = batch.path(plan.staging, "accounts")
-        if not account.exists():
+        if not _is_whole(batch, plan.staging):
             self._prepare(batch, rows)
         return replace(batch, frames_kept=pq.read_metadata(batch.path(plan.staging, "frames")).num_rows)
 
@@ -143,7 +143,7 @@ class BatchPreparer:
         kept = 0
         if unit.is_archive:
             return account | {"drops": "{}", "rejected": unit.problem}
-        review = unit.number % self.plan.review_stride == 0
+        review = is_reviewed(unit.number, self.plan.review_stride)
         try:
             for event in self._events_of(unit, review):
                 match event:
@@ -177,14 +177,32 @@ class BatchPreparer:
         """A file whose worker is lost is tried a second time, from where it was: the reason may have been another one (a
         machine out of memory), and a corpus must not depend on it."""
         seen = 0
+        # Up to an archive's member all before it may have to be decompressed; that is no fault of the member.
+        seek_s = os.path.getsize(unit.path) / SEEK_BYTES_PER_S if unit.member is not None else 0.0
         try:
-            for event in self.worker(unit, self.plan.settings, review):
+            for event in self.worker(unit, self.plan.settings, review, first_s=seek_s):
                 seen += 1
                 yield event
         except WorkerDied as error:
             if error.code == "timeout":
                 raise
-            yield from islice(self.worker(unit, self.plan.settings, review), seen, None)
+            yield from islice(self.worker(unit, self.plan.settings, review, first_s=seek_s), seen, None)
+
+
+def _is_whole(batch: Batch, staging: Path) -> bool:
+    """Whether a batch was finished: its account is written last. A loss of power may have cut any of its files."""
+    try:
+        rows = {
+            kind: pq.read_metadata(batch.path(staging, kind)).num_rows for kind in ("accounts", "frames", "reviews")
+        }
+    except (OSError, pa.ArrowException):
+        return False
+    return rows["accounts"] == batch.files
+
+
+def is_reviewed(number: int, stride: int) -> bool:
+    """Whether a file's pictures are shown in the review page; with stride 0 none are."""
+    return stride > 0 and number % stride == 0
 
 
 def _events(*arguments) -> Iterator:

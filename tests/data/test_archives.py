@@ -419,3 +419,16 @@ print(sum(len(reader.read(sys.argv[1], member)) for member in list_members(sys.a
     ).stdout.split()
     assert int(answer[0]) == count and int(answer[1]) < 100_000, answer
     assert time.monotonic() - started < 120
+
+
+def test_bzip2_of_images_is_known_for_an_archive(tmp_path):
+    """A block of bzip2 gives nothing before it is whole, and of images it is nearly a megabyte long."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "images.tar.bz2", "w:bz2") as archive:
+        for number in range(20):
+            content = rng.bytes(60_000)
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert is_archive(tmp_path / "images.tar.bz2")
+    assert len(list(list_members(tmp_path / "images.tar.bz2"))) == 20

@@ -1,6 +1,7 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """Overlays: planted text cannot be read any more, tissue stays, colour is told from coloured marks, repairs stay in place."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,51 @@ def test_white_text_is_found(font):
 @pytest.mark.parametrize("backing", ["black box", "white box", "outline", "shadow"])
 def test_text_on_boxes_and_with_outlines_is_found(backing):
     assert recalls(103, 8, size=384, colour="white", backing=backing).mean() > 0.95
+
+
+def grounds(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Pictures that are no ultrasound, as other people's tests have them: noise, one grey, gradients."""
+    height, width = 240, 320
+    y, x = np.mgrid[:height, :width]
+    blurred = cv2.GaussianBlur(rng.normal(0, 1, (height, width)), (0, 0), 1.5)
+    drawn = {
+        "uniform": rng.integers(0, 256, (height, width)), "dark uniform": rng.integers(0, 120, (height, width)),
+        "rayleigh": rng.rayleigh(50, (height, width)), "gaussian": rng.normal(110, 40, (height, width)),
+        "blurred": 100 + 40 * blurred / blurred.std(), "constant": np.full((height, width), 90),
+        "gradient": 30 + 150 * y / height + 0 * x, "noisy gradient": 30 + 150 * x / width + rng.normal(0, 8, (height, width)),
+    }  # fmt: skip
+    return {name: np.clip(grey, 0, 255).astype(np.uint8)[..., None].repeat(3, -1) for name, grey in drawn.items()}
+
+
+@pytest.mark.parametrize("colour", ["white", "yellow"])
+@pytest.mark.parametrize("font, size", [("hershey", 16), ("DejaVuSans.ttf", 11), ("DejaVuSans.ttf", 24)])
+def test_text_is_found_on_pictures_that_are_no_ultrasound(font, size, colour):
+    mask = np.zeros((240, 320), bool)
+    mask[20:-20, 20:-20] = True
+    for name, image in grounds(np.random.default_rng(size)).items():
+        written, letters = screens.draw_text(
+            image, "OKAFOR 1956", 100, 60, font=font, size=size, colour=screens.COLOURS[colour]
+        )
+        for quality in (0, 80):
+            shown = screens.compress(written, quality) if quality else written
+            marks = find_overlays(shown, mask).marks
+            assert share(marks, letters) > 0.97, (name, quality)
+            assert marks.sum() < 0.4 * mask.sum(), (name, quality)
+
+
+def test_a_legend_of_colours_goes_whole_and_leaves_no_colour():
+    image, mask = picture(5, 384)
+    drawn, _, _ = screens.draw_doppler(image, mask, np.random.default_rng(1), outline=False)
+    y, x = middle(mask)
+    levels = np.linspace(-1, 1, 90)[:, None, None]
+    legend = np.concatenate([255 * np.clip(levels + 0.2, 0, 1), 60 + 0 * levels, 255 * np.clip(0.2 - levels, 0, 1)], -1)
+    place = np.zeros(mask.shape, bool)
+    place[y - 45 : y + 45, x - 100 : x - 80] = True
+    drawn[place] = legend.astype(np.uint8).repeat(20, 1).reshape(-1, 3)
+    overlays = find_overlays(drawn, mask)
+    assert share(overlays.marks, place & mask) > 0.99 and not (overlays.doppler & place).any()
+    repaired = inpaint(drawn, overlays.marks, mask)[place & mask]
+    assert np.ptp(repaired, axis=1).max() < 40
 
 
 @pytest.mark.slow

@@ -13,13 +13,19 @@ import pytest
 
 from modeling_urfm.data import prepare as prepare_module
 from modeling_urfm.data.assemble import Staged, decide
+from modeling_urfm.data.card import data_card
+from modeling_urfm.data.duplicates import EXCLUSION_BITS
 from modeling_urfm.data.listing import parse_inputs
-from modeling_urfm.data.prepare import Corpus, Engine, finish, prepare
+from modeling_urfm.data.pages import write_corpus_page
+from modeling_urfm.data.prepare import MARKER, Corpus, Engine, prepare
 from modeling_urfm.data.process import Settings
 from modeling_urfm.data.reasons import REASONS
 from modeling_urfm.data.shards import COLUMNS, write_atomically
 
 from .raw_inputs import bytes_of, dicom_loop, image_bytes, screen, write_raw_inputs
+
+
+CARD = Path(__file__).resolve().parents[2] / "hub_cards" / "dataset_card.md"
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +44,14 @@ def raw(tmp_path_factory) -> tuple[Path, int]:
 def run(inputs, output_dir: Path, key: str, settings=Settings(), exclude=(), workers=2, **cut) -> dict:  # noqa: B008
     corpus = Corpus(output_dir, output_dir.with_name(output_dir.name + "-private"), **cut)
     given = parse_inputs([str(i) for i in inputs]) + parse_inputs([str(e) for e in exclude], "--exclude ", 1)
-    metrics, timings = prepare(given, corpus, settings, Engine(workers=workers, timeout_s=60), key, progress=False)
-    if timings:
-        results = {"metrics": metrics, "timings": timings}
-        finish(corpus, metrics, results, lambda results: write_atomically(output_dir / "README.md", "card\n"))
-    return metrics
+
+    def write_pages(metrics: dict, timings: dict) -> dict:
+        results = {"command": "", "versions": {}, "settings": {}, "metrics": metrics, "timings": timings}
+        write_atomically(output_dir / "README.md", data_card(CARD, results))
+        write_corpus_page(output_dir, results)
+        return results
+
+    return prepare(given, corpus, settings, Engine(workers=workers, timeout_s=60), write_pages, key, progress=False)[0]
 
 
 def table(path: Path):
@@ -125,7 +134,7 @@ def test_nothing_that_leaves_names_anything(raw, made):
     everything = b"".join(p.read_bytes() for p in made[0].rglob("*") if p.is_file())
     everything += repr([{**row, "image": None} for row in rows_of(made[0])]).encode()
     everything += repr(table(made[0] / "manifest.parquet")).encode()
-    for secret in ("Doe", "1970", "P0001", "clinic", "screenshot", "loop0", "study/12", str(raw[0])):
+    for secret in ("Doe^", "Jane", "1970", "P0001", "clinic/", "screenshot", "loop0", "study/12", str(raw[0])):
         assert secret.encode() not in everything, secret
 
 
@@ -168,9 +177,77 @@ def test_stopped_between_batches_it_goes_on_and_gives_the_same_bytes(raw, made, 
         run([raw[0]], output_dir, key, workers=1)
     assert not prepared
     assert contents(output_dir) == contents(made[0])
-    assert (
-        contents(output_dir.with_name("corpus-private")).keys() == contents(made[0].with_name("corpus-private")).keys()
-    )
+    assert contents(output_dir.with_name("corpus-private")) == contents(made[0].with_name("corpus-private"))
+
+
+@pytest.mark.parametrize("kind", ["frames", "accounts", "reviews"])
+def test_what_a_loss_of_power_cut_is_made_again(raw, made, key, tmp_path, monkeypatch, kind):
+    output_dir = tmp_path / "corpus"
+
+    def stop(*_, **__):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_review", stop)
+        with pytest.raises(InterruptedError):
+            run([raw[0]], output_dir, key)
+    for path in [next((tmp_path / "corpus-private" / "work" / "staging").glob(f"*.{kind}.parquet")),
+                 next((output_dir / "data").glob("*.parquet"))]:  # fmt: skip
+        os.truncate(path, 200)
+    run([raw[0]], output_dir, key)
+    assert contents(output_dir) == contents(made[0])
+
+
+def test_what_an_abandoned_run_left_does_not_leave_with_the_next(raw, made, key, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_review", stop)
+        with pytest.raises(InterruptedError):
+            run([raw[0]], tmp_path / "corpus", key, Settings(frames_per_clip=2), exclude=[raw[0] / "export.zip"])
+    assert (tmp_path / "corpus" / "exclusions.parquet").exists()
+    run([raw[0]], tmp_path / "corpus", key)
+    assert contents(tmp_path / "corpus") == contents(made[0])
+
+
+def test_folders_of_others_are_refused_and_left_alone(raw, key, tmp_path):
+    home = tmp_path / "home"
+    (home / "work").mkdir(parents=True)
+    (home / "work" / "thesis.tex").write_text("mine")
+    mode = home.stat().st_mode
+    given = parse_inputs([str(raw[0])])
+    for output_dir, private_dir, message in (
+        (tmp_path / "c", home, "holds something else"), (raw[0], tmp_path / "p", "is, or holds, the input"),
+        (tmp_path / "c", raw[0], "is, or holds, the input"), (home / "work" / "thesis.tex", tmp_path / "p", "is a file"),
+        (tmp_path / "p" / "c", tmp_path / "p", "inside the private folder"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, OSError), match=message):
+            prepare(given, Corpus(output_dir, private_dir), Settings(), Engine(), dict, key)
+    assert (home / "work" / "thesis.tex").read_text() == "mine" and home.stat().st_mode == mode
+    assert not (tmp_path / "c").exists() and not (raw[0] / MARKER).exists()
+
+
+def test_one_run_at_a_time(raw, key, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    with prepare_module._only_one(tmp_path / "corpus"):
+        with pytest.raises(FileExistsError, match="in use by another run"):
+            run([raw[0]], tmp_path / "corpus", key)
+
+
+def test_a_folder_that_cannot_be_read_has_its_line(key, tmp_path, monkeypatch):
+    (tmp_path / "raw" / "locked").mkdir(parents=True)
+    (tmp_path / "raw" / "a.png").write_bytes(image_bytes(screen(1)))
+    real = os.scandir
+
+    def scandir(path="."):  # the super-user, as whom tests may run, reads everything
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    run([tmp_path / "raw"], tmp_path / "corpus", key)
+    assert by_path(tmp_path / "corpus")["locked"]["reasons"] == ["not-a-file"]
 
 
 def test_the_key_decides_the_hashes_and_nothing_else(raw, made, tmp_path):
@@ -186,18 +263,22 @@ def test_the_key_decides_the_hashes_and_nothing_else(raw, made, tmp_path):
 def test_excluded_sets_stay_out_and_the_distance_is_told(raw, made, key, tmp_path):
     test_set = tmp_path / "benchmark"
     test_set.mkdir()
+    cut = np.flatnonzero(screen(10).any(1)), np.flatnonzero(screen(10).any(0))
+    cut = screen(10)[cut[0][0] : cut[0][-1] + 1, cut[1][0] : cut[1][-1] + 1]
+    (test_set / "cut to its region.png").write_bytes(image_bytes(cut))  # of export.zip's a/image.png
     (test_set / "same.jpg").write_bytes(image_bytes(screen(7), "JPEG", quality=70))  # of renamed.txt
     (test_set / "other.png").write_bytes(image_bytes(screen(40)))
     (test_set / "broken.png").write_bytes(image_bytes(screen(41))[:500])
     metrics = run([raw[0]], tmp_path / "corpus", key, exclude=[test_set])
     assert by_path(tmp_path / "corpus")["renamed.txt"]["reasons"] == ["excluded: 1"]
-    assert metrics["reasons"]["excluded"] == 1 and metrics["inputs"] == raw[1]
+    assert by_path(tmp_path / "corpus")["a/image.png"]["reasons"] == ["excluded: 1"]
+    assert metrics["reasons"]["excluded"] == 2 and metrics["inputs"] == raw[1]
     (summary,) = metrics["exclusions"]
-    assert summary["images"] == 2 and summary["frames_left_out"] == 1 and summary["unreadable"] == 1
+    assert summary["images"] == 3 and summary["frames_left_out"] == 2 and summary["unreadable"] == 1
     rows = table(tmp_path / "corpus" / "exclusions.parquet")
-    assert sorted(row["status"] for row in rows if row["status"] != "compared") == ["damaged"] or len(rows) == 3
     compared = [row for row in rows if row["status"] == "compared"]
-    assert min(row["nearest_distance"] for row in compared) == summary["nearest_distance"] > 24
+    assert len(rows) == 4 and len(compared) == 3
+    assert min(row["nearest_distance"] for row in compared) == summary["nearest_distance"] > EXCLUSION_BITS
 
 
 def test_splits_are_by_patient_and_train_is_never_empty(key, tmp_path):
@@ -263,9 +344,7 @@ def test_private_things_inside_the_corpus_are_refused(raw, tmp_path, where, key)
     inside = tmp_path / "corpus" / "x"
     private, key_file = (inside, key) if where == "private" else (tmp_path / "p", str(inside))
     with pytest.raises(ValueError, match="lies inside the corpus"):
-        prepare(
-            parse_inputs([str(raw[0])]), Corpus(tmp_path / "corpus", private), Settings(), Engine(), key_file, False
-        )
+        prepare(parse_inputs([str(raw[0])]), Corpus(tmp_path / "corpus", private), Settings(), Engine(), dict, key_file)
     assert not (tmp_path / "corpus").exists()
 
 
