@@ -21,23 +21,25 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .colour import LINE_HEIGHT, OTHER_COLOUR, STROKE_WIDTH, close, find_bars, find_colour, grow, long_and_thin
 
-COLOUR_STEP = 16  # distance from the tint's own chroma, of 128, from which a pixel counts as coloured
-HUE_SPREAD = 0.012  # 1 - length of the mean hue vector: above, a coloured area has many hues (a drawn one has one)
-LINE_HEIGHT = 45  # pixels: a line of text is lower
-STROKE_WIDTH = 9  # pixels: a drawn letter of one colour is thinner
+
 DOPPLER_SHARE = 0.003  # of the scan region: from this share on, a frame counts as one with colour flow or elastography
 # A hard edge: this many times the 60th percentile of the picture's own gradients; small pictures (by the square root of
 # the lit pixels) have speckle that is one pixel sharp itself. A stroke: times the 80th percentile of its ridges.
 FACTOR, RIDGE_SHARE = ((80.0, 110.0, 190.0), (3.2, 2.9, 2.2)), 0.86
 QUIET, QUIET_SHARE, QUIET_UNIT = 8, 0.35, 60.0
-USUAL_PERCENT, USUAL_TIMES = 60, 4.0
-SPIKE = 20.0  # standard deviations by which one grey level is too frequent
+USUAL_PERCENT, USUAL_TIMES = 60, 5.0
+SPIKE = 14.0  # standard deviations by which one grey level is too frequent
 WHITE_PERCENT, WHITE_TIMES = 85, 5.0
-WHITE_ENOUGH = 0.12  # density of white strokes in a line of text
+WHITE_ENOUGH = 0.13  # density of white strokes in a line of text
 LIT = 16  # grey level of the neighbourhood from which a pixel counts for what is usual in a picture
 FLOOR = 24.0  # grey levels: a softer edge or stroke never counts as hard
 SEED, FOLLOW = 0.8, 0.3  # density of strokes and edges that starts a line of text, and that continues one
+WHITE_NOISE = 0.83  # of the difference at three pixels, that at one: above, a picture is uncorrelated noise
+NOISE_LEVEL = 14.0  # grey levels between its pixels: weaker noise hides no text from the ordinary search
+NOISE_SCORE = 6.0  # spreads above what is usual
+LETTERS = 3  # in a line
 STRONG = 2.0  # lone marks (calipers, ticks, dots): strokes this many times as hard as those of text
 NEAR = 3  # pixels around a mark that are repaired too: the smear of compression, shadows and outlines
 INPAINT_RADIUS = 3
@@ -94,7 +96,11 @@ def inpaint(image: np.ndarray, marks: np.ndarray, mask: np.ndarray) -> np.ndarra
     unknown = marks[box] | ~mask[box]
     ring = cv2.dilate(marks[box].astype(np.uint8), np.ones((2 * INPAINT_RADIUS + 3,) * 2, np.uint8)) > 0
     part = np.ascontiguousarray(image[box])
-    if (mask[box] & ~marks[box]).any():
+    # Flow beside a mark gives nothing either, unless all is coloured: tissue is grey.
+    flow = ring & ~unknown & (np.ptp(part, axis=-1) > OTHER_COLOUR)
+    if flow.sum() < 0.5 * (ring & ~unknown).sum():
+        unknown |= flow
+    if not unknown.all():
         part = _fill_outside(part, ~unknown)
         part = cv2.inpaint(part, (unknown & ring).astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA)
     else:
@@ -107,18 +113,27 @@ def inpaint(image: np.ndarray, marks: np.ndarray, mask: np.ndarray) -> np.ndarra
 
 
 def _find(image: np.ndarray, mask: np.ndarray, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    coloured, doppler = _colour(image, mask)
+    bars = find_bars(image, mask)
+    whole, mask = mask, mask & ~bars
+    coloured, doppler = find_colour(image, mask)
     grey = _fill_outside(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), mask)
     if doppler.any():
         grey = _without_colour(image, grey, mask, doppler)
     inside = mask.astype(np.uint8)
     across, down, bright, dark = _strokes(grey, inside)
     alone = _alone(across, down, bright)
-    text = _lines(across, down, bright, dark, _plateaus(grey, mask), _grow(_long(alone), 2), mask)
-    marks = text | coloured | alone
+    long = long_and_thin(alone)
+    runs, spikes = _runs(grey, mask)
+    plateaus = runs & spikes[grey], runs & _white_strokes(grey)
+    text = _lines(across, down, bright, dark, plateaus, grow(long, 2), mask)
+    marks = text | coloured | (alone & ~long)
+    marks |= _letters_of_one_level(grey, mask, spikes)
+    if _is_noise(grey, mask):
+        marks |= _lines_in_noise(grey, mask)
     if len(others) >= 2:
         marks |= _static(grey, mask, others, cv2.max(across, down))
-    return _grow(marks, NEAR) & mask, doppler
+    # Between letters over flow nothing is filled: its own colour hides them no better.
+    return (bars | grow(marks & ~doppler, NEAR) | grow(long & ~doppler, 1)) & whole, doppler
 
 
 def _fill_outside(image: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -194,8 +209,8 @@ def _percentile(values: np.ndarray, inside: np.ndarray, percent: float) -> float
     return float(np.searchsorted(counts, max(1.0, counts[-1] * percent / 100)))
 
 
-def _plateaus(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of three pixels of one grey level, of a level that has far more such runs than its neighbours; and white ones."""
+def _runs(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of three pixels of one grey level (h, w), and the levels that have far more such runs than their neighbours."""
     padded = cv2.copyMakeBorder(grey, *[_MARGIN] * 4, cv2.BORDER_REPLICATE)
     runs = np.zeros(mask.shape, bool)
     for dy, dx in ((0, 1), (1, 0)):
@@ -206,13 +221,17 @@ def _plateaus(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarra
     counts = np.bincount(grey[runs], minlength=256).astype(np.float32)
     near = np.pad(counts, 10, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(near, 21)
-    usual = np.median(np.concatenate([windows[:, :8], windows[:, 13:]], axis=1), axis=1)
-    spike = (counts - usual) / np.sqrt(usual + 4) > SPIKE
-    spike[:40] = spike[250:] = False  # black is everywhere, and so is white where the gain is high
-    # White: only strokes, no wider than letters have; bones and gas are broad.
+    usual = np.percentile(np.concatenate([windows[:, :8], windows[:, 13:]], axis=1), 80, axis=1)  # gains leave gaps
+    spikes = (counts - usual) / np.sqrt(usual + 4) > SPIKE
+    spikes[:40] = spikes[250:] = False  # black is everywhere, and so is white where the gain is high
+    return runs, spikes
+
+
+def _white_strokes(grey: np.ndarray) -> np.ndarray:
+    """White no wider than letters have; bones and gas are broad."""
     white = grey >= 250
     broad = cv2.morphologyEx(white.astype(np.uint8), cv2.MORPH_OPEN, np.ones((STROKE_WIDTH,) * 2, np.uint8))
-    return runs & spike[grey], runs & white & ~_grow(broad > 0, 2)
+    return white & ~grow(broad > 0, 2)
 
 
 def _crowding(density, enough: float, seen, percent: float | None = None, times: float | None = None) -> np.ndarray:
@@ -255,15 +274,99 @@ def _lines(
         if lines.any():
             lines = cv2.resize(lines.astype(np.uint8), mask.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
             # The letters in the line, then all between them.
-            found |= _close(lines & weak, (25, 9) if size[0] > size[1] else (9, 25))
+            found |= close(lines & weak, (25, 9) if size[0] > size[1] else (9, 25))
     return found
 
 
-def _close(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    pad = max(size)
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), *[pad] * 4, cv2.BORDER_CONSTANT, value=0)
-    kernel = np.ones(size[::-1], np.uint8)
-    return cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[pad:-pad, pad:-pad] > 0
+def _letters_of_one_level(grey: np.ndarray, mask: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+    """White letters, and those of a grey level that is too frequent; level and upright lines."""
+    near = spikes | np.roll(spikes, 1) | np.roll(spikes, -1)
+    levels = [(grey >= 250, 50.0), (grey >= 235, 80.0)] + ([(near[grey], 25.0)] if near.any() else [])
+    found = np.zeros(mask.shape, bool)
+    for inside, step in levels:
+        inside = inside & mask
+        if inside.any():
+            found |= _letters(grey, inside, step)
+    return close(grow(found, 2), (9, 9))
+
+
+def _letters(grey: np.ndarray, inside: np.ndarray, step: float) -> np.ndarray:
+    """Lines of letters: pieces of one level, thin, of one height, hard at their borders, side by side in a row.
+
+    inside: pixels of the wanted level(s). step: grey levels between a letter and what lies two pixels beside it.
+    """
+    found = np.zeros(grey.shape, bool)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+    left, top, width, height, area = stats.T
+    good = (area >= 8) & (np.maximum(width, height) >= 6) & (np.minimum(width, height) <= 2 * LINE_HEIGHT)
+    good[0] = False
+    if good.sum() < 2:
+        return found
+    labels[~good[labels]] = 0
+    inside = labels > 0
+    ring = grow(inside, 2) & ~grow(inside, 1)
+    around = cv2.dilate(labels.astype(np.float32), np.ones((5, 5), np.uint8))[ring].astype(np.int32)
+    total = np.bincount(around, minlength=count)
+    level = np.bincount(labels[inside], grey[inside], count) / np.maximum(area, 1)
+    far = np.bincount(around, grey[ring], count) / np.maximum(total, 1)
+    good &= (np.abs(level - far) > step) & (total > 0.5 * np.sqrt(area))
+    good[labels[cv2.erode(inside.astype(np.uint8), np.ones((STROKE_WIDTH,) * 2, np.uint8)) > 0]] = False  # broad
+    if good.sum() < 2:
+        return found
+    box = np.s_[top[good].min() : (top + height)[good].max(), left[good].min() : (left + width)[good].max()]
+    labels, part = labels[box], found[box]
+    # A pixel of each piece, to know which line it is in.
+    places = np.zeros(count, int)
+    places[labels.ravel()] = np.arange(labels.size)
+    for low, high in ((6, 12), (9, 18), (14, 28), (22, LINE_HEIGHT)):
+        for tall, wide, level_line in ((height, width, True), (width, height, False)):
+            letter = good & (tall >= low) & (tall <= high) & (wide <= 4 * high)
+            ids = np.flatnonzero(letter)
+            if len(ids) < 2:
+                continue
+            lines = close(letter[labels], (high + 1, 3) if level_line else (3, high + 1))
+            groups, group, boxes, _ = cv2.connectedComponentsWithStats(lines.astype(np.uint8), connectivity=8)
+            letters = np.bincount(group.ravel()[places[ids]], np.maximum(1, wide[ids] / tall[ids]), groups)
+            sides = boxes[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].T
+            length, depth = sides if level_line else sides[::-1]
+            line = (letters >= LETTERS) & (depth <= 1.5 * high) & (length >= 2.5 * depth)
+            line[0] = False
+            part |= line[group]
+    return found
+
+
+def _is_noise(grey: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether neighbouring pixels have nothing to do with each other: no echoes then, and edges tell nothing."""
+    if min(mask.shape) < 8:
+        return False
+    inside = (mask & (grey > 0)).astype(np.uint8)
+    for picture, lit in ((grey, inside), (grey.T, inside.T)):
+        lit = cv2.min(lit[:, 3:], lit[:, :-3])
+        far = cv2.mean(cv2.absdiff(picture[:, 3:], picture[:, :-3]), lit)[0]
+        near = cv2.mean(cv2.absdiff(picture[:, 3:], picture[:, 2:-1]), lit)[0]
+        if near <= WHITE_NOISE * max(NOISE_LEVEL, far):
+            return False
+    return True
+
+
+def _lines_in_noise(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Lines of text in uncorrelated noise: where pieces of straight strokes (all their pixels bright) crowd."""
+    diagonal = np.eye(5, dtype=np.uint8)
+    pieces = (np.ones((1, 5), np.uint8), np.ones((5, 1), np.uint8), diagonal, np.ascontiguousarray(diagonal[::-1]))
+    found = np.zeros(mask.shape, bool)
+    for picture in (grey, 255 - grey):
+        strokes = np.max([cv2.morphologyEx(picture, cv2.MORPH_OPEN, piece) for piece in pieces], axis=0)
+        excess = np.maximum(strokes - np.float32(np.median(strokes[mask])), 0) ** 2 * mask
+        for size in ((45, 13), (13, 45)):
+            area = np.maximum(cv2.blur(mask.astype(np.float32), size, borderType=cv2.BORDER_CONSTANT), 0.2)
+            crowd = cv2.blur(excess, size, borderType=cv2.BORDER_CONSTANT) / area
+            values = crowd[mask][::7]
+            lower, usual = np.percentile(values, [10, 30])  # large letters may fill half of the picture
+            score = (crowd - usual) / max(1.4 * (usual - lower), 0.1 * usual, 20.0)
+            lines = _touched(mask & (score > 0.5 * NOISE_SCORE), mask & (score > NOISE_SCORE))
+            if lines.sum() < 0.4 * mask.sum():  # else the noise isn't the same everywhere, and this tells nothing
+                found |= lines
+    return found
 
 
 def _touched(area: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -277,24 +380,11 @@ def _touched(area: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     return keep[labels]
 
 
-def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
-    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0
-
-
 def _alone(across, down, bright) -> np.ndarray:
     """Marks that stand alone: thin strokes far harder than any echo."""
     edge = cv2.dilate(cv2.max(across, down), np.ones((3, 3), np.uint8))
     seeds = (bright > STRONG) & (edge > 0.9 * STRONG)
     return _touched((bright > 0.6 * STRONG) & (edge > 0.6 * STRONG), seeds)
-
-
-def _long(strokes: np.ndarray) -> np.ndarray:
-    """Those strokes that are long and thin: the outline of a colour window, a guide."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(strokes.astype(np.uint8), connectivity=8)
-    width, height, area = (stats[:, i] for i in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
-    long = (np.maximum(width, height) > 48) & ((area < 0.12 * width * height) | (np.minimum(width, height) <= 6))
-    long[0] = False
-    return long[labels]
 
 
 def _static(grey: np.ndarray, mask: np.ndarray, others: list[np.ndarray], edges: np.ndarray) -> np.ndarray:
@@ -314,73 +404,4 @@ def _static(grey: np.ndarray, mask: np.ndarray, others: list[np.ndarray], edges:
     keep[0] = False
     # Where still pixels crowd, letters do: all of them, and what is between.
     crowd = still & (cv2.blur(still.astype(np.float32), (25, 11)) > 0.08)
-    return keep[labels] | (_close(crowd, (15, 5)) & mask)
-
-
-# ---------------------------------------------------------------- colour
-
-
-def _chroma(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Chroma (Cr, Cb) less that of the picture's tint: (h, w, 2) int16."""
-    parts = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
-    luma, chroma = parts[..., 0], parts[..., 1:].astype(np.int16) - 128
-    # A tint colours nearly all pixels, and gives each grey level one chroma: the median of its pixels, if they agree.
-    lit = mask & (luma >= 2 * LIT)
-    some = chroma[lit][:: max(1, int(lit.sum()) // 20000)]
-    if len(some) < 64 or (np.maximum(np.abs(some[:, 0]), np.abs(some[:, 1])) > 4).mean() <= 0.6:
-        return chroma
-    values, level = chroma[mask], luma[mask] >> 3
-    levels, tints = [0], [(0, 0)]
-    for i in range(32):
-        here = values[level == i]
-        if len(here) >= 16:
-            here = here[:: max(1, len(here) // 2000)]
-            middle = np.median(here, axis=0)
-            if np.median(np.abs(here - middle).max(-1)) <= 6:
-                levels.append(8 * i + 4)
-                tints.append(middle)
-    table = np.stack([np.interp(np.arange(256), levels, channel) for channel in np.array(tints).T], -1)
-    return chroma - np.rint(table).astype(np.int16)[luma]
-
-
-def _is_grey(image: np.ndarray) -> bool:
-    red, green, blue = cv2.split(image)
-    return max(cv2.norm(red, green, cv2.NORM_INF), cv2.norm(blue, green, cv2.NORM_INF)) <= COLOUR_STEP // 2
-
-
-def _colour(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coloured marks (thin, of one hue) and areas of flow or elastography colour (of many hues), (h, w) bool each."""
-    nothing = np.zeros(mask.shape, bool)
-    if _is_grey(image):
-        return nothing, nothing
-    chroma = _chroma(image, mask)
-    coloured = (cv2.max(np.abs(chroma[..., 0]), np.abs(chroma[..., 1])) > COLOUR_STEP) & mask
-    if not coloured.any():
-        return nothing, nothing
-    # Areas of their own, and groups of areas: the specks of one vessel have one hue each, and many together.
-    count, area, stats, _ = cv2.connectedComponentsWithStats(_grow(coloured, 1).astype(np.uint8), connectivity=8)
-    groups, group = cv2.connectedComponents(_grow(coloured, 5).astype(np.uint8), connectivity=8)
-    # Only the cores count: at the rims compression and smoothing mix hues.
-    core, thick = _eroded(coloured, 5), _eroded(coloured, STROKE_WIDTH)
-    is_thick = np.bincount(area[thick], minlength=count) > 0
-    own = _hue_spread(chroma[core], area[core], count)
-    together = _hue_spread(chroma[core], group[core], groups)
-    size, filled = np.bincount(area[coloured], minlength=count), np.bincount(area[core], minlength=count)
-    branched = np.minimum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) > LINE_HEIGHT  # thin vessels
-    varied = (own > HUE_SPREAD) & (filled >= 20) & (is_thick | (filled > 0.3 * size) | branched)
-    doppler = coloured & (varied[area] | (is_thick[area] & (together > HUE_SPREAD)[group]))
-    if doppler.any():  # the outline of the colour window, where it does not touch the flow
-        solid = cv2.morphologyEx(doppler.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
-        doppler &= ~_long(doppler & ~_grow(solid, 1))
-    return _close(_grow(coloured & ~doppler, 1), (15, 7)), doppler
-
-
-def _eroded(area: np.ndarray, side: int) -> np.ndarray:
-    return cv2.erode(area.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-
-
-def _hue_spread(chroma: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
-    """1 - length of the mean hue vector of each label's pixels: 0 for one hue, 1 for all round the circle."""
-    parts = [np.bincount(label, chroma[:, i], count) for i in range(2)]
-    total = np.bincount(label, np.hypot(chroma[:, 0], chroma[:, 1]), count)
-    return np.where(total > 0, 1 - np.hypot(*parts) / np.maximum(total, 1e-6), 0)
+    return keep[labels] | (close(crowd, (15, 5)) & mask)
