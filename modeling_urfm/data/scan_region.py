@@ -138,8 +138,10 @@ def _sort_views(views: list[ScanRegion], contrast: np.ndarray, light: np.ndarray
                 # Spectra rise from their baseline in peaks, which no outline follows: what hangs together with it belongs to
                 # it.
                 boxes = [view.box]
-                if (contrast[view.mask] > 20).mean() < 0.7:
-                    boxes += [b for b in (_lit_box(contrast, view.mask),) if b[3] < 1.15 * view.width]
+                if view.width > 1.6 * view.height:
+                    lit = _lit_box(contrast, view.mask)
+                    if lit != view.box and lit[3] < 1.15 * view.width:
+                        boxes.insert(0 if lit[2] > 1.3 * view.height else 1, lit)
                 for box in boxes:
                     kind = strip_kind(light, box, beside)
                     if kind != "b-mode":
@@ -319,7 +321,7 @@ def _find_outlines(contrast: np.ndarray, light: np.ndarray, moving: bool) -> lis
     # Believed if what is new is full of weak echoes, and what is left outside is not.
     reach = _union(wider, contrast.shape)
     new, rest = reach & ~near, ~reach & ~near
-    if new.sum() < 0.02 * inside.sum() or (reach & inside).sum() < 0.9 * inside.sum():
+    if not rest.any() or new.sum() < 0.02 * inside.sum() or (reach & inside).sum() < 0.9 * inside.sum():
         return found
     density = (weak[new] > 0).mean()
     return wider if density > 0.1 and density > 3 * (weak[rest] > 0).mean() else found

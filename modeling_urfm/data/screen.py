@@ -245,11 +245,57 @@ def is_photograph(frame: np.ndarray) -> bool:
 
 
 # Of a B-mode picture at most a part is empty, and its columns are about equally bright; of a spectral strip most is empty and
-# the columns come and go with the heart. Measured on phantoms: B-mode at most 0.47 and 0.36 (seldom both), spectra 0.49 and 0.34.
-EMPTY_SHARE, PULSATION = 0.5, 0.33
+# the columns come and go with the heart. Measured on phantoms: B-mode at most 0.47 and 0.36 (seldom both), spectra 0.49 and
+# 0.34. Dark cuts of B-mode are like that too, so that this decides only where the strip lies under or over another view.
+EMPTY_SHARE, PULSATION = 0.4, 0.26
 # Steps between neighbours across over those along: an M-mode strip runs on along time, 0.31 to 0.67; B-mode 0.43 to 1.17. These
 # overlap, so that this alone decides only where the strip lies under or over another view.
 RUNS_ON = 0.62
+
+
+BEATS = 3  # rises and falls in a strip
+
+
+def rises_from_baseline(part: np.ndarray) -> bool:
+    """Whether (height, width) float32 looks like spectra of flow over time.
+
+    All columns are lit from one row on without a gap, up to where the fastest flow is; nothing is lit on the other side of that
+    row or far from it; and that height rises and falls at least BEATS times, far more than it flickers. Each of these is found
+    in B-mode too, all of them hardly ever. Flow in both directions at once is not known.
+    """
+    part = cv2.GaussianBlur(part, (0, 0), 1.5)
+    times = max(1, round(min(part.shape[0] / 150, part.shape[1] / 300)))
+    part = cv2.resize(part, (part.shape[1] // times, part.shape[0] // times), interpolation=cv2.INTER_AREA)
+    low, high = np.percentile(part, (10, 98))
+    lit = (part > low + 0.3 * (high - low)).astype(np.uint8)
+    for smooth in (cv2.MORPH_CLOSE, cv2.MORPH_OPEN):
+        lit = cv2.morphologyEx(lit, smooth, np.ones((3, 3), np.uint8))
+    return any(_rises(upright > 0) for upright in (lit, lit[::-1]))
+
+
+def _rises(lit: np.ndarray) -> bool:
+    height = len(lit)
+    share = lit.mean(1)
+    falls = share - np.append(share[4:], np.zeros(4))
+    baseline = int(np.argmax(falls))
+    above = lit[baseline::-1]
+    if falls[baseline] < 0.9 or len(above) < 0.2 * height:
+        return False
+    from_baseline = np.logical_and.accumulate(above | (np.arange(len(above)) < 4)[:, None], axis=0)
+    grows = cv2.blur(share[baseline::-1].astype(np.float32)[:, None], (1, 7))[4:, 0]
+    if (
+        (from_baseline & above).sum() < 0.95 * above.sum()
+        or lit[baseline + 4 :].sum() > 0.05 * lit[baseline + 4 :].size
+        or share[: max(1, baseline // 5)].mean() > 0.35
+        or np.maximum(np.diff(grows), 0).sum() > 0.05
+    ):
+        return False
+    reach = cv2.blur(from_baseline.sum(0, dtype=np.float32)[:, None], (1, 5))[:, 0]
+    low, high = np.percentile(reach, (30, 85))
+    if high - low < 0.06 * height or reach.std() < 0.12 * reach.mean():
+        return False
+    states = np.where(reach > low + 0.6 * (high - low), 1, np.where(reach < low + 0.25 * (high - low), -1, 0))
+    return np.count_nonzero(np.diff(states[states != 0])) >= 2 * BEATS - 1
 
 
 # Of an M-mode strip's depths, pairs move alike (median and neighbours' mean correlation), by this slope at least, and rows run
@@ -315,7 +361,9 @@ def strip_kind(light: np.ndarray, box: Box, beside_view: bool) -> str:
     empty = float((part < 0.12 * bright).mean())
     columns = part.mean(0)
     pulsation = float(columns.std() / max(columns.mean(), 1e-3))
-    if empty > (0.8 if beside_view else 1.0) * EMPTY_SHARE and pulsation > (0.8 if beside_view else 1.0) * PULSATION:
+    if beside_view and empty > EMPTY_SHARE and pulsation > PULSATION:
+        return "spectral"
+    if rises_from_baseline(part):
         return "spectral"
     if moves_in_parallel(part):
         return "m_mode"

@@ -16,6 +16,9 @@ from modeling_urfm.data.phantoms import ORGANS, phantom_frame
 from modeling_urfm.data.reading import open_source, ultrasound_examples
 from modeling_urfm.data.scan_outline import Outline, box_outline
 from modeling_urfm.data.scan_region import find_layout, outline
+from modeling_urfm.data.screen import strip_kind
+
+from .raw_inputs import screen as raw_screen
 
 
 DRAWN = json.loads((Path(__file__).parents[1] / "fixtures" / "scan_regions.json").read_text())
@@ -153,6 +156,16 @@ def test_lossy_compression():
         stored = cv2.imencode(".jpg", images[0], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
         found.append(iou(find_layout([cv2.imdecode(stored, 1)]).view.mask, mask))
     assert np.mean(found) >= 0.95, found
+
+
+def test_compression_hardly_moves_the_box():
+    shifts = []
+    for patient in range(8):
+        image = raw_screen(patient, size=256)[..., None].repeat(3, 2)
+        stored = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+        boxes = [find_layout([one]).view.box for one in (image, cv2.imdecode(stored, 1))]
+        shifts.append(sum(abs(a - b) for a, b in zip(*boxes)))
+    assert np.mean(np.array(shifts) <= 4) >= 0.75, shifts
 
 
 # ---------------------------------------------------------------- real files
@@ -306,6 +319,68 @@ def test_strips_along_time_are_no_b_mode(kind):
     screen[mask] = 0
     alone = find_layout([screen], declare((50, 370, 749, 549, 3 if kind == "spectral" else 2, 3)))
     assert alone.view is None and len(getattr(alone, kind)) == 1
+
+
+@pytest.mark.parametrize("kind", ["spectral", "m_mode"])
+def test_strips_alone_on_a_screen_are_no_b_mode(kind):
+    for seed in range(3):
+        rng = np.random.default_rng([2, seed])
+        screen = np.zeros((480, 800, 3), np.uint8)
+        strip = spectra(rng, 300, 700) if kind == "spectral" else m_mode(rng, 300, 700)
+        screen[80:380, 50:750] = strip[..., None]
+        layout = find_layout([screen])
+        assert layout.view is None and strip_kind(screen[..., 0], (80, 50, 300, 700), False) == kind
+        assert kind == "spectral" or len(layout.m_mode) == 1  # an outline is not always found around spectra
+
+
+def layers(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(height, width) uint8: muscle between long fasciae, in speckle three times as wide as high."""
+    parts = [cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), sigmaX=4.5, sigmaY=1.5) for _ in range(2)]
+    echo = 20 * np.log10(np.hypot(*parts) / np.std(parts) + 1e-3)
+    level = cv2.GaussianBlur(rng.normal(0, 60, (2 * height, 1)), (0, 0), sigmaX=0.1, sigmaY=4)[:, 0]
+    row = np.arange(height)[:, None] + 0.04 * np.arange(width) + 4 * np.sin(np.arange(width) / width * 3)
+    return np.clip(150 + 4 * (echo + np.interp(row, np.arange(2 * height), level)), 0, 255).astype(np.uint8)
+
+
+def test_wide_pictures_of_layers_and_tissue_are_no_strips():
+    for patient in range(12):
+        rng = np.random.default_rng([3, patient])
+        if patient < 4:
+            piece = layers(rng, 240, 600)
+        else:
+            part = phantom_frame(14, patient, probe="linear", image_size=320, snr_db=(8.0, 20.0, 35.0)[patient % 3])
+            rows, columns = np.flatnonzero(part.scan_mask.any(1)), np.flatnonzero(part.scan_mask.any(0))
+            first = int(rows[0]) + int(rng.integers(0, len(rows) // 2))
+            piece = part.image[first : first + len(rows) // 2, columns[0] : columns[-1] + 1]
+        layout = find_layout([piece[..., None].repeat(3, 2)])
+        assert not layout.spectral and not layout.m_mode
+
+
+def test_a_lettered_header_bar_is_no_view():
+    images, mask = on_screen(31, 2, size=300)
+    for quality in (None, 85):
+        image = images[0].copy()
+        image[:36] = (90, 110, 140)
+        cv2.putText(image, "CITY HOSPITAL 12.03.2024", (10, 25), 0, 0.7, (250,) * 3, 2, cv2.LINE_AA)
+        if quality:
+            image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
+        layout = find_layout([image])
+        assert len(layout.views) == 1 and iou(layout.view.mask, mask) > 0.95 and not layout.view.mask[:36].any()
+
+
+def test_fluid_darker_than_a_grey_ground_is_inside():
+    rng = np.random.default_rng(4)
+    image = np.full((400, 600), 40, np.uint8)
+    image[50:350, 150:450] = np.clip(rng.gamma(4, 30, (300, 300)), 0, 255)
+    fluid = (
+        np.hypot(*(np.mgrid[:400, :600] - np.array([[[330]], [[300]]]))) < 90
+    )  # a bladder, to the end of the picture
+    fluid[:50] = fluid[350:] = False
+    image[fluid] = np.clip(rng.exponential(6, fluid.sum()), 0, 255)
+    view = find_layout([image[..., None].repeat(3, 2)]).view
+    mask = np.zeros(image.shape, bool)
+    mask[50:350, 150:450] = True
+    assert iou(view.mask, mask) > 0.97 and view.mask[fluid].mean() > 0.97
 
 
 def test_what_shows_no_scan_has_no_view():

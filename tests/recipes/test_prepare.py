@@ -64,11 +64,12 @@ def paths_of(corpus: Path) -> dict[str, dict]:
 
 
 def test_pydicoms_examples_make_a_corpus_that_trains(tmp_path):
+    (tmp_path / "raw").mkdir()
     for path in ultrasound_examples():
-        shutil.copy(path, tmp_path)
+        shutil.copy(path, tmp_path / "raw")
     corpus = tmp_path / "corpus"
     regions = ROOT / "tests" / "fixtures" / "scan_regions.json"
-    prepare(*tmp_path.glob("*.dcm"), "--output_dir", corpus, "--reference_regions", regions)
+    prepare(tmp_path / "raw", "--output_dir", corpus, "--reference_regions", regions)
     paths = paths_of(corpus)
     kept = sorted((Path(paths[row["clip"]]["path"]).name, row["frame"]) for row in rows_of(corpus))
     # examples_rgb_color.dcm is examples_jpeg2k.dcm at half the size; ExplVR_BigEnd.dcm is 60 x 80 pixels, mostly yellow.
