@@ -9,10 +9,12 @@ Prints what became of them. tests/recipes/test_prepare.py runs it with fewer.
 import argparse
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from tests.data.raw_inputs import bytes_of, dicom_loop, image_bytes, screen, wri
 
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "prepare.py"
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def seeds(folder: Path) -> dict[str, list[bytes]]:
@@ -66,7 +69,21 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
             case 6:
                 other = int(rng.integers(len(data)))
                 data[at : at + length] = data[other : other + length]
-    return bytes(data)
+    # Most decoders stop at a wrong checksum: half of the PNGs get right ones, so that what is behind them is tried.
+    return with_checksums(bytes(data)) if content.startswith(PNG) and rng.random() < 0.5 else bytes(data)
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG whose chunks have the checksums of what is in them now."""
+    parts, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        if at + 12 + length > len(data):
+            break
+        body = data[at + 4 : at + 8 + length]
+        parts.append(data[at : at + 4] + body + struct.pack(">I", zlib.crc32(body)))
+        at += 12 + length
+    return b"".join(parts) + data[at:]
 
 
 def main():
