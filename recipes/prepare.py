@@ -164,7 +164,7 @@ def say_what_was_done(corpus: Corpus, metrics: dict, timings: dict):
         + "".join(
             f", {code} {count:,}" for code, count in sorted(metrics["reasons"].items(), key=lambda item: -item[1])
         )
-        + f".\nDone in {timings['total_s']:.0f} s ({timings['frames_per_s']:.0f} frames/s). Look at "
+        + f".\nDone in {timings['total_s']:.0f} s. Look at "
         f"{corpus.private_dir}/review.html before you share {corpus.output_dir}/.\n"
         f"    accelerate launch recipes/pretrain.py --dataset {corpus.output_dir}"
     )

@@ -166,7 +166,6 @@ def _prepare(inputs, corpus: Corpus, settings: Settings, engine: Engine, progres
     timed = time.perf_counter()
     metrics = _write(corpus, plan, listing, batches, fingerprint, progress)
     timings |= {"writing_s": time.perf_counter() - timed, "total_s": time.perf_counter() - started}
-    timings["frames_per_s"] = metrics["frames_in"] / max(1e-9, timings["files_s"])
     return metrics, {name: round(value, 2) for name, value in timings.items()}
 
 
