@@ -45,7 +45,7 @@ PRIVATE_INPUTS = pa.schema({
 
 @dataclass
 class Staged:
-    """The staged frames' light columns, in the order of the files: arrays of one row a frame, and of one a file."""
+    """The staged frames' light columns, arrays of one row a frame, in the order of the files."""
 
     unit: np.ndarray  # (frames,) int64
     excluded_set: np.ndarray  # (frames,) 0 for the corpus
@@ -146,6 +146,15 @@ def _first_half(hashes: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- writing
 
 
+def _accounts(
+    staging: Path, batches: Sequence[Batch], listing: Listing
+) -> Iterator[tuple[Batch, list[tuple[Unit, dict]]]]:
+    """Every batch with its files, each beside the account of what became of it."""
+    units = map(unit_from_row, read_rows(listing.path))
+    for batch in batches:
+        yield batch, [(next(units), account) for account in read_rows(batch.path(staging, "accounts"))]
+
+
 def rows_that_stay(staging: Path, batches: Sequence[Batch], decisions: Decisions) -> Iterator[tuple[str, dict]]:
     """(split, row of the shards), in the order of the files."""
     at = 0
@@ -203,14 +212,12 @@ def write_accounts(
     totals = {"inputs": 0, "files": Counter(kept=0, partly=0, rejected=0), "frames_in": 0, "frames_kept": 0,
               "frames_dropped": 0, "reasons": Counter(), "rejected_files": Counter(), "by_kind": Counter()}  # fmt: skip
     members: Counter = Counter()  # what became of the members of the archive that is being gone through
-    units = map(unit_from_row, read_rows(listing.path))
     with (
         AtomicParquet(output_dir / "manifest.parquet", MANIFEST, group_rows=4096) as manifest,
         AtomicParquet(private_dir / "inputs.parquet", PRIVATE_INPUTS, group_rows=4096) as private,
     ):
-        for batch in batches:
-            for account in read_rows(batch.path(staging, "accounts")):
-                unit = next(units)
+        for _, accounts in _accounts(staging, batches, listing):
+            for unit, account in accounts:
                 drops = Counter(json.loads(account["drops"]))
                 drops.update({name: int(counts[unit.number]) for name, counts in left.items() if counts[unit.number]})
                 row = _manifest_row(unit, account, int(kept[unit.number]), drops, members, pseudonyms)
@@ -281,15 +288,13 @@ def write_exclusions(
     cost = np.bincount(because_of, minlength=len(theirs))  # a frame that was left out counts for the nearest image
 
     pseudonyms, at, summary = Pseudonyms(key), 0, {}
-    units = map(unit_from_row, read_rows(listing.path))
     with AtomicParquet(output_dir / "exclusions.parquet", EXCLUSIONS, group_rows=4096) as file:
-        for batch in batches:
+        for batch, accounts in _accounts(staging, batches, listing):
             frames: dict[int, list] = {}
             for row in read_rows(batch.path(staging, "frames"), ["unit", "frame", "perceptual_hash"]):
                 frames.setdefault(row["unit"], []).append((at, row))
                 at += 1
-            for account in read_rows(batch.path(staging, "accounts")):
-                unit = next(units)
+            for unit, account in accounts:
                 if not unit.exclude or unit.is_archive:
                     continue
                 total = summary.setdefault(
@@ -329,8 +334,8 @@ def write_review(
 
 
 def _review_rows(staging, batches, listing, decisions: Decisions, stride: int, pseudonyms) -> Iterator[ReviewRow]:
-    units, at = map(unit_from_row, read_rows(listing.path)), 0
-    for batch in batches:
+    at = 0
+    for batch, accounts in _accounts(staging, batches, listing):
         later = {}  # what was decided of a frame after it had been cleaned
         for row in read_rows(batch.path(staging, "frames"), ["unit", "frame"]):
             later[row["unit"], row["frame"]] = CODES.get(int(decisions.code[at]))
@@ -338,8 +343,7 @@ def _review_rows(staging, batches, listing, decisions: Decisions, stride: int, p
         pictures: dict[int, list] = {}
         for row in read_rows(batch.path(staging, "reviews")):
             pictures.setdefault(row["unit"], []).append(row)
-        for account in read_rows(batch.path(staging, "accounts")):
-            unit = next(units)
+        for unit, account in accounts:
             if unit.exclude or not is_reviewed(unit.number, stride):
                 continue
             common = {

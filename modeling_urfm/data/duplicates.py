@@ -53,11 +53,6 @@ def to_words(hashes: list[str]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=">u8").reshape(len(hashes), 4).astype(np.uint64)
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, 4) and (m, 4) uint64 -> (n, m) int, the bits that differ."""
-    return np.bitwise_count(a[:, None] ^ b[None]).sum(-1, dtype=np.int32)
-
-
 def _bands(words: np.ndarray, radius: int) -> np.ndarray:
     """The keys of `radius + 1` bands of bits, (bands, n) uint16.
 

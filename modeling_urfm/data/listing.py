@@ -108,15 +108,17 @@ def parse_inputs(texts: Sequence[str], flag: str = "", first_exclude: int = 0) -
 
 def check_apart(inputs: Sequence[Input]) -> None:
     """A file may be counted once only: no input lies inside another one."""
-    real = [(os.path.realpath(i.path), i.exclude > 0) for i in inputs]
-    for a, (first, of_corpus) in enumerate(real):
-        for b, (second, other) in enumerate(real):
-            if (
-                a != b
-                and of_corpus == other
-                and (first == second and a < b or second.startswith(first.rstrip("/") + "/"))
-            ):
-                raise ValueError(f"{inputs[b].path} lies inside {inputs[a].path} (or is the same): name one of them.")
+    seen: dict[tuple[bool, str], Input] = {}
+    places = [(given.exclude > 0, os.path.realpath(given.path)) for given in inputs]
+    for given, place in zip(inputs, places):
+        if place in seen:
+            raise ValueError(f"{given.path} is {seen[place].path}: name one of them.")
+        seen[place] = given
+    # A shell's `*` may bring thousands: each looks for its own parents, not for every other.
+    for given, (excluded, place) in zip(inputs, places):
+        for parent in Path(place).parents:
+            if (excluded, str(parent)) in seen:
+                raise ValueError(f"{given.path} lies inside {seen[excluded, str(parent)].path}: name one of them.")
 
 
 def list_units(inputs: Sequence[Input], leave: Sequence[Path] = (), timeout_s: float = 600) -> Iterator[Unit]:

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ..data.shards import write_atomically
+
 
 LIBRARIES = (
     "urfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "open_clip_torch", "timm", "numpy", "scipy",
@@ -35,6 +37,4 @@ def _version(name: str) -> str | None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write `content`, in one step."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(content, indent=2) + "\n")

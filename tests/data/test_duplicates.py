@@ -12,7 +12,6 @@ from modeling_urfm.data.duplicates import (
     EXCLUSION_BITS,
     HASH_BITS,
     NEAR_DUPLICATE_BITS,
-    distances,
     near_repeats,
     nearest,
     perceptual_hash,
@@ -30,6 +29,11 @@ def random_words(n: int, rng: np.random.Generator, near: int = 0) -> np.ndarray:
         bits[row] = bits[rng.integers(0, max(1, n - near))]
         bits[row, rng.choice(HASH_BITS, rng.integers(0, 31), replace=False)] ^= 1
     return np.packbits(bits.astype(np.uint8), axis=1).view(">u8").astype(np.uint64)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n, 4) and (m, 4) uint64 -> (n, m), the bits that differ, counted."""
+    return np.bitwise_count(a[:, None] ^ b[None]).sum(-1, dtype=np.int32)
 
 
 def bits_that_differ(a: np.ndarray, b: np.ndarray) -> int:
