@@ -126,6 +126,19 @@ def patchify(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
     return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, h * w, patch_size**2 * channels)
 
 
+def to_autocast_dtype(tokens: torch.Tensor) -> torch.Tensor:
+    """What autocast would make of an input of a linear layer, done once where several layers take the same input."""
+    device = tokens.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):  # "meta" has none
+        return tokens.to(torch.get_autocast_dtype(device))
+    return tokens
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; nobody waits for a copy to a GPU, while one to the CPU that isn't waited for holds anything."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
 def take(tokens_BLD: torch.Tensor, indices_BN: torch.Tensor) -> torch.Tensor:
     """Rows `indices_BN` of (B, L, D): (B, N, D)."""
     return tokens_BLD.gather(1, indices_BN.unsqueeze(-1).expand(-1, -1, tokens_BLD.shape[-1]))
@@ -173,18 +186,40 @@ class URFMPositionEmbeddings(nn.Module):
 # ---------------------------------------------------------------- encoder
 
 
+class URFMPatchProjection(nn.Conv2d):
+    """The convolution of patches to embeddings, which can also be had for some of the patches alone.
+
+    A convolution whose stride is its kernel is one matrix product over patches, so those that nobody looks at (three of
+    four in masked pre-training) need not be computed. Both ways are of this module, whose hooks an engine that shards
+    parameters (ZeRO-3, FSDP) needs to find called.
+    """
+
+    def forward(self, pixel_values: torch.Tensor, visible_indices: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W) to (B, L, D), or to (B, N, D) of the patches at the raster indices (B, N)."""
+        if visible_indices is None:
+            return super().forward(pixel_values).flatten(2).transpose(1, 2)
+        batch, channels, height, width = pixel_values.shape
+        rows, columns = self.kernel_size
+        h, w = height // rows, width // columns
+        patches = pixel_values.reshape(batch, channels, h, rows, w, columns).permute(0, 2, 4, 1, 3, 5)
+        image = torch.arange(batch, device=pixel_values.device).unsqueeze(1)
+        # One pass over the pixels of the visible patches: the permuted view is never laid out whole.
+        patches = patches[image, visible_indices // w, visible_indices % w]
+        return F.linear(patches.flatten(2), self.weight.flatten(1), self.bias)
+
+
 class URFMPatchEmbeddings(nn.Module):
-    """(B, C, H, W) pixels to (B, L, D) patch embeddings."""
+    """(B, C, H, W) pixels to (B, L, D) patch embeddings, or to (B, N, D) of the patches at `visible_indices`."""
 
     def __init__(self, config: URFMConfig):
         super().__init__()
         self.patch_size = config.patch_size
         self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
+        self.projection = URFMPatchProjection(
             config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
         )
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, visible_indices: torch.Tensor | None = None) -> torch.Tensor:
         if pixel_values.shape[1] != self.num_channels:
             raise ValueError(
                 f"pixel_values has {pixel_values.shape[1]} channels, the model takes num_channels={self.num_channels}."
@@ -197,7 +232,7 @@ class URFMPatchEmbeddings(nn.Module):
                         f"The {name} of pixel_values, {size}, is not divisible by patch_size={self.patch_size}. The "
                         f"nearest {name} that is: {nearest_multiple(size, self.patch_size)}."
                     )
-        return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+        return self.projection(pixel_values.to(self.projection.weight.dtype), visible_indices)
 
 
 class URFMEmbeddings(URFMPositionEmbeddings):
@@ -214,11 +249,11 @@ class URFMEmbeddings(URFMPositionEmbeddings):
 
     def forward(self, pixel_values: torch.Tensor, visible_indices: torch.Tensor | None = None) -> torch.Tensor:
         grid = (pixel_values.shape[-2] // self.patch_size, pixel_values.shape[-1] // self.patch_size)
-        patches = self.patch_embeddings(pixel_values)
+        patches = self.patch_embeddings(pixel_values, visible_indices)
         positions = resize_position_embeddings(self.position_embeddings, grid)
-        patches = patches + positions[:, 1:]
-        if visible_indices is not None:
-            patches = take(patches, visible_indices)
+        patches = patches + (
+            positions[:, 1:] if visible_indices is None else F.embedding(visible_indices, positions[0, 1:])
+        )
         cls_token = (self.cls_token + positions[:, :1]).expand(patches.shape[0], -1, -1).to(patches.dtype)
         return torch.cat([cls_token, patches], dim=1)
 
@@ -234,12 +269,17 @@ def eager_attention_forward(
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention written out: (B, heads, tokens, D / heads) to (B, tokens, heads, D / heads) and the weights."""
-    weights = query @ key.transpose(2, 3) * scaling
+    shape = query.shape
+    # The rows of a head beside each other, at one copy: products of strided heads would copy in the slow direction.
+    query, key, value = (heads.flatten(0, 1) for heads in (query * scaling, key, value))
+    weights = torch.bmm(query, key.transpose(1, 2)).unflatten(0, shape[:2])
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    # Exponentials and their sum are in fp32 inside, whatever the type: a cast before only costs memory and time.
+    weights = F.softmax(weights, dim=-1).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
+    attended = torch.bmm(weights.flatten(0, 1), value).view(shape)
+    return attended.transpose(1, 2).contiguous(), weights
 
 
 class URFMAttention(nn.Module):
@@ -263,14 +303,19 @@ class URFMAttention(nn.Module):
         memory: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        memory = hidden_states if memory is None else memory
+        hidden_states = to_autocast_dtype(hidden_states)
+        memory = hidden_states if memory is None else to_autocast_dtype(memory)
         split_heads = (*hidden_states.shape[:1], -1, self.config.num_attention_heads, self.head_dim)
         query = self.q_proj(hidden_states).view(split_heads).transpose(1, 2)
         key = self.k_proj(memory).view(split_heads).transpose(1, 2)
         value = self.v_proj(memory).view(split_heads).transpose(1, 2)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        in_bf16_on_cpu = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        if implementation == "sdpa" and self.training and in_bf16_on_cpu and attention_mask is None:
+            # The fused kernel's gradient on a CPU multiplies in fp32: with the 50 tokens of masked pre-training, forward
+            # and backward take it 3 to 4 times as long as three matrix products in bf16 (recipes/EXPERIMENTS.md).
+            implementation = "eager"
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attended, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.o_proj(attended.reshape(*hidden_states.shape).contiguous()), weights
 
@@ -479,19 +524,17 @@ class URFMDecoder(URFMPositionEmbeddings):
         """(B, 1 + N, D) with the raster indices (B, N) and (B, M) to (B, L, T), or (B, M, T) by cross-attention."""
         encoded = self.embed(encoded)
         positions = resize_position_embeddings(self.position_embeddings, grid).to(encoded.dtype)
-        batch = encoded.shape[0]
-        masked = self.mask_token.to(encoded.dtype).expand(batch, masked_indices.shape[1], -1)
         if self.config.decoder_type == "self_attention":
+            masked = self.mask_token.to(encoded.dtype).expand(*masked_indices.shape, -1)
             restore = torch.cat([visible_indices, masked_indices], dim=1).argsort(dim=1)
             tokens = torch.cat([encoded[:, :1], take(torch.cat([encoded[:, 1:], masked], dim=1), restore)], dim=1)
             tokens = tokens + positions
             memory = None
         else:
-            patch_positions = positions[:, 1:].expand(batch, -1, -1)
-            tokens = masked + take(patch_positions, masked_indices)
-            memory = torch.cat(
-                [encoded[:, :1] + positions[:, :1], encoded[:, 1:] + take(patch_positions, visible_indices)], dim=1
-            )
+            tokens = self.mask_token.to(encoded.dtype) + F.embedding(masked_indices, positions[0, 1:])
+            # CLS has row 0 of the position embeddings, the patches those from 1 on.
+            memory_indices = F.pad(visible_indices + 1, (1, 0))
+            memory = encoded + F.embedding(memory_indices, positions[0])
         for layer in self.layers:
             tokens = layer(tokens, None, memory)
         tokens = self.predictor(self.layernorm(tokens))
@@ -549,13 +592,16 @@ class URFMForPreTraining(URFMPreTrainedModel):
         loss_mask: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        predicted_indices: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> URFMForPreTrainingOutput:
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): Normalised pixels.
             target_features (`torch.FloatTensor` of shape `(batch, patches, config.target_hidden_size)`, *optional*):
-                The teacher's patch features of the same crop, in raster order. None with `config.target="pixel"`.
+                The teacher's patch features of the same crop, in raster order; or `(batch, predicted,
+                config.target_hidden_size)`, of the predicted patches alone: those of `predicted_indices`, in that
+                order, else all the masked ones in raster order. None with `config.target="pixel"`.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch, patches)`, *optional*): True = masked; the same count
                 in every row. When None it is drawn at `config.mask_ratio`: with `generator`; without one from torch's
                 default in training, while in eval mode every row gets one fixed mask, so that the output is a function
@@ -566,6 +612,12 @@ class URFMForPreTraining(URFMPreTrainedModel):
             num_items_in_batch (`int` or `torch.Tensor`, *optional*): Divides the sum of the loss in place of the number
                 of patches counted here; give the masked patches over all ranks and accumulation steps, so that the
                 gradients equal those of one large batch.
+            predicted_indices (`torch.LongTensor` of shape `(batch, predicted)`, *optional*): Raster indices of the
+                patches to predict, all of them masked by `bool_masked_pos`, which must then be given and mask as many
+                patches as `config.mask_ratio` says. Without it the cross-attention decoder draws
+                `config.decoder_mask_fraction` of the masked ones. The self-attention decoder always predicts them all.
+                A mask and indices in the CPU's memory are checked there, and no GPU is waited for; those on a GPU are
+                checked by it.
 
         Raises:
             ValueError: inputs whose shapes or counts do not fit; what was expected is named.
@@ -575,27 +627,35 @@ class URFMForPreTraining(URFMPreTrainedModel):
         patch_size = self.config.patch_size
         grid = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
         batch, length = pixel_values.shape[0], grid[0] * grid[1]
-        self._check_targets(target_features, (batch, length, self.config.target_hidden_size))
         if loss_mask is not None and tuple(loss_mask.shape) != (batch, length):
             raise ValueError(f"loss_mask has shape {tuple(loss_mask.shape)}, expected {(batch, length)}.")
 
         fixed = generator is None and not self.training
         count = num_masked(length, self.config.mask_ratio)
+        if predicted_indices is not None:
+            self._check_predicted(predicted_indices, bool_masked_pos, (batch, length), count)
+        elif bool_masked_pos is not None:
+            count = self._count_masked(bool_masked_pos, (batch, length), count)
         if bool_masked_pos is None:
             bool_masked_pos = draw_mask(
                 batch, grid, count, self.config.mask_strategy, generator, pixel_values.device, fixed
             )
         else:
-            bool_masked_pos = bool_masked_pos.to(pixel_values.device).bool()
-            count = self._count_masked(bool_masked_pos, (batch, length), count)
+            bool_masked_pos = moved(bool_masked_pos, pixel_values.device).bool()
         # A stable sort of the mask lists the visible patches, then the masked ones, each in raster order.
         order = bool_masked_pos.to(torch.uint8).argsort(dim=1, stable=True)
         visible_indices, masked_indices = order[:, : length - count], order[:, length - count :]
-        if self.config.decoder_type == "cross_attention" and self.config.decoder_mask_fraction < 1:
+        drawn = self.config.decoder_type == "cross_attention" and self.config.decoder_mask_fraction < 1
+        if predicted_indices is not None:
+            masked_indices = moved(predicted_indices, pixel_values.device).long()
+        elif drawn:
             predicted = num_predicted(count, self.config.decoder_mask_fraction)
             chosen = draw_mask(batch, (1, count), predicted, "random", generator, pixel_values.device, fixed)
             part = chosen.to(torch.uint8).argsort(dim=1, stable=True, descending=True)[:, :predicted]
             masked_indices = masked_indices.gather(1, part)
+        # Targets of a drawn part can't be given in its order, which nobody outside knows.
+        predicted = length if predicted_indices is None and drawn else masked_indices.shape[1]
+        self._check_targets(target_features, (batch, length, self.config.target_hidden_size), predicted)
 
         outputs = self.urfm(pixel_values, visible_indices=visible_indices, **kwargs)
         predictions = self.decoder(outputs.last_hidden_state, visible_indices, masked_indices, grid)
@@ -603,13 +663,14 @@ class URFMForPreTraining(URFMPreTrainedModel):
         loss = None
         if self.config.target == "pixel" or target_features is not None:
             losses = self._patch_losses(predictions, pixel_values, target_features, masked_indices)
-            counted = torch.ones_like(masked_indices, dtype=torch.bool)
+            items = losses.numel()
             if loss_mask is not None:
-                counted = loss_mask.to(pixel_values.device).bool().gather(1, masked_indices)
-            losses = torch.where(counted, losses, 0.0)
-            # A batch without any counted patch has loss 0 and no gradient, not NaN.
-            items = counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = losses.sum() / (items.to(losses.device) if torch.is_tensor(items) else items)
+                counted = moved(loss_mask, pixel_values.device).bool().gather(1, masked_indices)
+                losses = torch.where(counted, losses, 0.0)
+                # A batch without any counted patch has loss 0 and no gradient, not NaN.
+                items = counted.sum().clamp(min=1)
+            items = items if num_items_in_batch is None else num_items_in_batch
+            loss = losses.sum() / (moved(items, losses.device) if torch.is_tensor(items) else items)
 
         return URFMForPreTrainingOutput(
             loss=loss,
@@ -620,7 +681,8 @@ class URFMForPreTraining(URFMPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _check_targets(self, target_features: torch.Tensor | None, expected: tuple[int, int, int]):
+    def _check_targets(self, target_features: torch.Tensor | None, expected: tuple[int, int, int], predicted: int):
+        """Refuse targets of another shape than `expected`, for all patches or for `predicted` ones."""
         if target_features is None:
             return
         if self.config.target == "pixel":
@@ -628,10 +690,61 @@ class URFMForPreTraining(URFMPreTrainedModel):
                 "config.target='pixel' makes its targets from pixel_values; target_features must be None, or config.target "
                 "'representation'."
             )
-        if tuple(target_features.shape) != expected:
+        of_predicted = (expected[0], predicted, expected[2])
+        if tuple(target_features.shape) not in (expected, of_predicted):
             raise ValueError(
                 f"target_features has shape {tuple(target_features.shape)}, expected (batch, patches, "
-                f"config.target_hidden_size) = {expected}."
+                f"config.target_hidden_size) = {expected}"
+                + (f", or {of_predicted} of the predicted patches alone." if of_predicted != expected else ".")
+                + (" Give predicted_indices for targets of a part." if predicted == expected[1] else "")
+            )
+
+    def _check_predicted(self, indices, bool_masked_pos, expected: tuple[int, int], count: int):
+        """Refuse `predicted_indices` that are not (batch, 1 to `count`) patches of a mask that hides `count` a row."""
+        if bool_masked_pos is None:
+            raise ValueError("predicted_indices needs bool_masked_pos: what is predicted must be masked.")
+        if tuple(bool_masked_pos.shape) != expected:
+            raise ValueError(
+                f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, expected (batch, patches) = {expected}."
+            )
+        all_of_them = self.config.decoder_type == "self_attention"
+        shape, fewest = tuple(indices.shape), count if all_of_them else 1
+        if len(shape) != 2 or shape[0] != expected[0] or not fewest <= shape[1] <= count:
+            nearest = min(max(shape[-1] if shape else count, fewest), count)
+            raise ValueError(
+                f"predicted_indices has shape {shape}, expected ({expected[0]}, {count if all_of_them else f'1 to {count}'})"
+                + (f": the self-attention decoder predicts all {count} masked patches" if all_of_them else "")
+                + f". The nearest: {(expected[0], nearest)}."
+            )
+        if indices.is_floating_point() or indices.dtype == torch.bool:
+            raise ValueError(f"predicted_indices is {indices.dtype}, expected torch.int64: raster indices of patches.")
+        indices = indices.long()
+        if torch.compiler.is_compiling() or bool_masked_pos.device.type != "cpu" or indices.device.type != "cpu":
+            # Counting here would wait for the GPU, and a graph can't: the device asserts it by itself.
+            mask = moved(bool_masked_pos, indices.device).bool()
+            torch._assert_async((mask.sum(1) == count).all(), f"predicted_indices needs {count} masked patches a row")
+            torch._assert_async(
+                mask.gather(1, indices).all(), "predicted_indices must all be masked by bool_masked_pos"
+            )
+            return
+        counts = bool_masked_pos.bool().sum(1)
+        if (counts != count).any():
+            raise ValueError(
+                f"With predicted_indices, bool_masked_pos must mask {count} of {expected[1]} patches in every row "
+                f"(config.mask_ratio={self.config.mask_ratio}), got {int(counts.min())} to {int(counts.max())}."
+            )
+        outside = indices[(indices < 0) | (indices >= expected[1])]
+        if len(outside):
+            raise ValueError(
+                f"predicted_indices holds {int(outside[0])}; the patches are 0 to {expected[1] - 1}. The nearest: "
+                f"{min(max(int(outside[0]), 0), expected[1] - 1)}."
+            )
+        visible = ~bool_masked_pos.bool().gather(1, indices)
+        if visible.any():
+            row, place = visible.nonzero()[0].tolist()
+            raise ValueError(
+                f"predicted_indices holds patch {int(indices[row, place])} of image {row}, which bool_masked_pos leaves "
+                "visible; only masked patches are predicted."
             )
 
     @staticmethod
@@ -644,10 +757,10 @@ class URFMForPreTraining(URFMPreTrainedModel):
         if torch.compiler.is_compiling():
             # A graph has static shapes: there the mask must have config.mask_ratio's count, and that is asserted.
             torch._assert_async(
-                (bool_masked_pos.sum(1) == default).all(), f"compiled for {default} masked patches a row"
+                (bool_masked_pos.bool().sum(1) == default).all(), f"compiled for {default} masked patches a row"
             )
             return default
-        counts = bool_masked_pos.sum(1).tolist()
+        counts = bool_masked_pos.bool().sum(1).tolist()  # of the mask where it lies: one on the CPU waits for no GPU
         if len(set(counts)) > 1:
             raise ValueError(
                 f"bool_masked_pos must mask the same number of patches in every row, got {min(counts)} to {max(counts)}."
@@ -669,7 +782,8 @@ class URFMForPreTraining(URFMPreTrainedModel):
             targets = take(patchify(pixel_values.float(), self.config.patch_size), indices)
             mean, variance = targets.mean(-1, keepdim=True), targets.var(-1, keepdim=True)
             return F.mse_loss(predictions, (targets - mean) / (variance + 1e-6).sqrt(), reduction="none").mean(-1)
-        targets = take(target_features.to(predictions.device, torch.float32), indices)
+        targets = moved(target_features, predictions.device).float()
+        targets = targets if targets.shape[1] == indices.shape[1] else take(targets, indices)
         if self.config.loss_type == "cosine":
             return -F.cosine_similarity(predictions, targets, dim=-1)
         targets = F.layer_norm(targets, targets.shape[-1:])

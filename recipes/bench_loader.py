@@ -41,8 +41,8 @@ from modeling_urfm.data.shards import ROW_GROUP_ROWS, AtomicParquet, shard_schem
 from modeling_urfm.data.streaming import EpochPlan
 from modeling_urfm.data.transforms import (
     AugmentedCorpus,
-    EpochBatchSampler,
     PretrainTransform,
+    StreamBatchSampler,
     UltrasoundAugmentation,
     collate,
 )
@@ -143,7 +143,7 @@ def usual_loader(folder: Path) -> DataLoader:
 def urfm_loader(folder: Path, augmentation=None) -> DataLoader:
     corpus = load_corpus(folder, progress=False)
     plan = EpochPlan(corpus)
-    sampler = EpochBatchSampler(plan.length, BATCH, seed=0, order=plan.order)
+    sampler = StreamBatchSampler(plan.length, BATCH, seed=0, order=plan.order)
     return DataLoader(
         AugmentedCorpus(corpus, PretrainTransform(224), 0, augmentation), batch_sampler=sampler, collate_fn=collate
     )

@@ -6,37 +6,37 @@
     accelerate launch recipes/pretrain.py --config recipes/configs/urfm_base.yaml --dataset FOLDER_OR_HUB_ID
     accelerate launch recipes/pretrain.py --config recipes/configs/urfm_base.yaml --dataset corpus \
         --balance_by organ --max_images_per_source 50000 --augment speckle blur gain contrast --augment_student_only
-    accelerate launch recipes/pretrain.py --max_train_steps 20 --output_dir try   # does it run?
+    accelerate launch recipes/pretrain.py --config recipes/configs/urfm_base_fast.yaml --dataset corpus \
+        --target_cache corpus-targets                            # features that recipes/cache_targets.py computed once
+    accelerate launch recipes/pretrain.py --dry_run              # what it will need: steps, hours, memory, disk
 
 Every value of the config file is also a flag (`--help` lists them); a flag overrides the file. The result is a folder
 that `AutoModel.from_pretrained` loads, with a card, `results.json`, `loss.png` and `targets.png`.
-Several processes: `accelerate launch --multi_gpu --num_processes 8 recipes/pretrain.py ...`.
+Several GPUs or nodes, DeepSpeed, FSDP: `accelerate launch --config_file recipes/accelerate/FILE.yaml recipes/pretrain.py
+...`; recipes/README.md leads from a corpus to a published model. After a kill, or SIGTERM or SIGUSR1 (Slurm's warning), which
+write a checkpoint first, the same command with `--resume_from_checkpoint latest` goes on exactly where it was.
 """
 
 import logging
-import math
-import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_urfm import URFMForPreTraining, URFMImageProcessor
 from modeling_urfm.data.corpus import join_corpora, load_corpus
 from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus, example_images
-from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.data.streaming import EpochPlan
 from modeling_urfm.data.transforms import (
     AugmentedCorpus,
-    EpochBatchSampler,
     PretrainTransform,
+    StreamBatchSampler,
     UltrasoundAugmentation,
     collate,
-    to_float,
 )
 from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
@@ -44,12 +44,26 @@ from modeling_urfm.evaluation.predictions import masked_predictions
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import model_card, save_model_folder
 from modeling_urfm.modeling_urfm import patchify
+from modeling_urfm.pretraining import dry_run
 from modeling_urfm.pretraining.arguments import augmentation_strengths, parse_arguments
-from modeling_urfm.pretraining.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from modeling_urfm.pretraining.masking import batch_mask, scan_region_patches, step_generator
-from modeling_urfm.pretraining.schedules import ModelEMA, cosine_schedule, make_optimizer, scaled_learning_rate
-from modeling_urfm.pretraining.startup import check_writable, initial_model
-from modeling_urfm.pretraining.teacher import load_teacher
+from modeling_urfm.pretraining.batches import DeviceBatches, Normalize
+from modeling_urfm.pretraining.checkpoints import find_checkpoint, load_checkpoint, read_progress, save_checkpoint
+from modeling_urfm.pretraining.ema import ShardedEMA
+from modeling_urfm.pretraining.engine import check_wrapped, follow_launcher, make_accelerator, whole_state_dict
+from modeling_urfm.pretraining.flops import matmul_rate, step_flops
+from modeling_urfm.pretraining.guard import StepGuard, StopSignals, ignore_stop_signals
+from modeling_urfm.pretraining.masking import PatchMasks, batch_mask
+from modeling_urfm.pretraining.meters import Clock, Window, peak_memory, target_cosine
+from modeling_urfm.pretraining.schedules import (
+    RunLength,
+    cosine_schedule,
+    make_optimizer,
+    scaled_learning_rate,
+    set_peak,
+)
+from modeling_urfm.pretraining.startup import check_writable, initial_model, open_target_cache
+from modeling_urfm.pretraining.teacher import TeacherError, load_teacher
+from modeling_urfm.pretraining.tracing import step_trace
 
 
 HERE = Path(__file__).resolve().parent
@@ -58,6 +72,8 @@ logger = logging.getLogger("pretrain")
 
 def main():
     started = time.perf_counter()
+    follow_launcher()
+    signals = StopSignals()
     args, config = parse_arguments(HERE / "configs" / "demo.yaml")
     accelerator = make_accelerator(args)
     logging.basicConfig(format="%(message)s", level=logging.INFO if accelerator.is_main_process else logging.ERROR)
@@ -65,22 +81,15 @@ def main():
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells every file of every checkpoint
     output_dir = Path(args.output_dir)
     check_writable(output_dir)
-    checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
+    checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir, accelerator)
     set_seed(args.seed)
 
     # ---- the teacher first: one that can't be had is known before any data is read
     teacher = None
-    if config.target == "representation":
-        teacher = load_teacher(
-            args.teacher, layer=args.teacher_layer, normalize=args.teacher_normalize, device=accelerator.device
-        )
-        if teacher.hidden_size != config.target_hidden_size:
-            was, config.target_hidden_size = config.target_hidden_size, teacher.hidden_size
-            logger.info("target_hidden_size: %d, the teacher's (the config has %d)", teacher.hidden_size, was)
-    elif args.augment_student_only:
+    if config.target == "representation" and not args.target_cache:
+        teacher = the_teacher(args, accelerator.device)
+    elif args.augment_student_only and not args.target_cache:
         raise SystemExit("--augment_student_only needs a teacher; with --target pixel there is none.")
-
-    model = initial_model(config, args.init_from)
 
     # ---- data
     snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
@@ -98,165 +107,224 @@ def main():
     plan = EpochPlan(corpus, args.balance_by or (), args.balance_temperature, args.max_images_per_source)
     if plan.length != len(corpus) or args.balance_by:
         logger.info("an epoch: %d images%s", plan.length, plan.description)
-    knn = OrganKNN(config.image_size, snr_db=snr_db) if args.eval_steps else None
+    cache = open_target_cache(args, config, corpus) if args.target_cache else None
+    knn = OrganKNN(config.image_size, snr_db=snr_db) if args.eval_steps and accelerator.is_main_process else None
     data_s = time.perf_counter() - data_started
 
-    # ---- optimiser
+    # ---- model
+    features = teacher or cache
+    if features and features.hidden_size != config.target_hidden_size:
+        was, config.target_hidden_size = config.target_hidden_size, features.hidden_size
+        logger.info("target_hidden_size: %d, the teacher's (the config has %d)", features.hidden_size, was)
+    model = initial_model(config, args.init_from)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+
+    # ---- optimiser
     accumulation, ranks = args.gradient_accumulation_steps, accelerator.num_processes
     global_batch = args.per_device_train_batch_size * accumulation * ranks
     learning_rate = args.learning_rate or scaled_learning_rate(args.base_learning_rate, global_batch)
-    micro_steps = math.ceil(plan.length / (args.per_device_train_batch_size * ranks)) * args.num_train_epochs
-    total_steps = args.max_train_steps or max(1, math.ceil(micro_steps / accumulation))
-    optimizer = make_optimizer(model, learning_rate, args.weight_decay, args.adam_beta2)
-    scheduler = cosine_schedule(optimizer, round(args.warmup_ratio * total_steps), total_steps)
-    log_run(model, args, global_batch, learning_rate, total_steps, accelerator)
-    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    unwrapped = accelerator.unwrap_model(model)
-    ema = ModelEMA(unwrapped, args.ema_decay) if args.ema_decay else None
-    if ema:
-        accelerator.register_for_checkpointing(ema)
-    published = ema.module if ema else unwrapped
-    if args.report_to != "none":
-        accelerator.init_trackers("urfm", config={k: str(v) for k, v in vars(args).items()})
-
-    # ---- where to begin
     strengths = augmentation_strengths(args.augment)
+    progress = {"step": 0, "position": 0, "history": [], "evaluations": [], "unreadable": {}, "skipped": 0,
+                "training_s": 0.0}  # fmt: skip
+    if checkpoint:
+        progress = read_progress(checkpoint)
+    length = RunLength(
+        plan.length, global_batch, args.num_train_epochs, args.max_train_steps,
+        start=(progress["step"], progress.get("position", 0)),
+    )  # fmt: skip
+    total_steps = length.total_steps
     fingerprint = {
         "corpus": corpus.fingerprint, "per_device_train_batch_size": args.per_device_train_batch_size,
         "gradient_accumulation_steps": accumulation, "num_processes": ranks, "seed": args.seed,
+        "engine": str(accelerator.distributed_type).removeprefix("DistributedType."),
         "total_steps": total_steps, "model": config.to_diff_dict(), "teacher": args.teacher,
-        "min_crop_scale": args.min_crop_scale,
-        # None where nothing is asked: what was saved before these options existed can be resumed.
+        "teacher_layer": args.teacher_layer, "teacher_normalize": args.teacher_normalize,
+        "target_cache": cache.key if cache else None, "min_crop_scale": args.min_crop_scale,
         "balance": [args.balance_by, args.balance_temperature] if args.balance_by else None,
         "max_images_per_source": args.max_images_per_source,
         "augment": [strengths, args.augment_probability, args.augment_student_only] if strengths else None,
     }  # fmt: skip
-    progress = {"history": [], "evaluations": [], "unreadable": {}, "training_s": 0.0, "images_seen": 0,
-                "fingerprint": fingerprint}  # fmt: skip
-    step = 0
+    optimizer = make_optimizer(model, learning_rate, args.weight_decay, args.adam_beta2)
+    scheduler = cosine_schedule(optimizer, length, args.warmup_ratio)
+    log_run(model, args, global_batch, learning_rate, total_steps, accelerator)
+    encoder_size, whole_size = model.urfm.num_parameters(), model.num_parameters()
+    checkpoint_size = dry_run.checkpoint_bytes(model, bool(args.ema_decay))
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    check_wrapped(accelerator, model)
+    ema = ShardedEMA(accelerator.unwrap_model(model), args.ema_decay) if args.ema_decay else None
+    if ema:
+        accelerator.register_for_checkpointing(ema)
     if checkpoint:
-        progress = load_checkpoint(accelerator, checkpoint, fingerprint)
-        step = progress.pop("step")
-        logger.info("resumed from %s at step %d of %d", checkpoint, step, total_steps)
+        load_checkpoint(accelerator, checkpoint, fingerprint, elastic=args.allow_elastic_resume)
+        if args.allow_elastic_resume:
+            set_peak(scheduler.scheduler, learning_rate)  # the rule gives another batch another rate
+        logger.info("resumed from %s at step %d of %d", checkpoint, progress["step"], total_steps)
+    if args.report_to != "none" and not args.dry_run:
+        accelerator.init_trackers("urfm", config={k: str(v) for k, v in vars(args).items()})
+    guard = StepGuard(
+        accelerator, optimizer, signals, args.max_skipped_steps, output_dir, skipped=progress.get("skipped", 0)
+    )
 
-    def evaluate():
-        if knn and (not progress["evaluations"] or progress["evaluations"][-1]["step"] != step):
-            accuracy, interval = knn(published.urfm)
-            progress["evaluations"].append({"step": step, "knn_accuracy": accuracy, "ci95": interval})
-            accelerator.log({"knn_accuracy": accuracy}, step=step)
+    def published() -> URFMForPreTraining | None:
+        """What would be published now, whole, on the main process, whatever the engine has made of the model."""
+        with ema.swapped(model) if ema else nullcontext():
+            state = whole_state_dict(accelerator, model)
+        if not accelerator.is_main_process:
+            return None
+        with torch.device("meta"):  # no random numbers are drawn
+            whole = URFMForPreTraining(config)
+        whole.load_state_dict(state, assign=True)
+        return whole.to(accelerator.device).eval()
+
+    def evaluate(step: int):
+        if not args.eval_steps or (progress["evaluations"] and progress["evaluations"][-1]["step"] == step):
+            return
+        whole, entry = published(), {"step": step, "training_s": clock.seconds}
+        if knn:
+            accuracy, interval = knn(whole.urfm)
+            entry |= {"knn_accuracy": accuracy, "ci95": interval}
             tqdm.write(f"step {step}: kNN organ accuracy on held-out phantoms {accuracy:.1%}")
+            accelerator.log({"knn_accuracy": accuracy}, step=step)
+        progress["evaluations"].append(entry)
+        accelerator.wait_for_everyone()
 
-    evaluate()
+    clock = Clock(progress["training_s"])
+    if not args.dry_run:
+        with clock.paused():
+            evaluate(progress["step"])
 
-    # ---- the loop
+    # ---- batches
     effects = {name: strength for name, strength in strengths.items() if name != "vertical_flip"}
     transform = PretrainTransform(
         config.image_size, scale=(args.min_crop_scale, 1.0), vertical_flip=0.5 * strengths.get("vertical_flip", 0.0)
     )
-    augmentation = UltrasoundAugmentation(effects, args.augment_probability) if effects else None
+    images = AugmentedCorpus(
+        corpus, transform, args.seed,
+        UltrasoundAugmentation(effects, args.augment_probability) if effects else None,
+        student_only=args.augment_student_only and not cache,
+        masks=PatchMasks(config, args.loss_on_scan_region), targets=cache,
+    )  # fmt: skip
     loader = DataLoader(
-        AugmentedCorpus(corpus, transform, args.seed, augmentation, student_only=args.augment_student_only),
-        batch_sampler=EpochBatchSampler(
-            plan.length, args.per_device_train_batch_size, seed=args.seed, num_replicas=ranks,
-            rank=accelerator.process_index, start=step * accumulation, order=plan.order,
+        images,
+        batch_sampler=StreamBatchSampler(
+            plan.length, args.per_device_train_batch_size, args.seed, accumulation, ranks, accelerator.process_index,
+            start=progress["position"], order=plan.order,
         ),
         num_workers=args.dataloader_num_workers, collate_fn=collate, pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator().manual_seed(args.seed),  # else it draws from the one that a checkpoint restored
     )  # fmt: skip
-    batches = iter(loader)
-    normalize = Normalize(accelerator.device)
     grid = (config.image_size // config.patch_size,) * 2
-    # With --loss_on_scan_region and a part predicted, the share of lit patches among that part is an expectation.
-    predicted_share = config.num_predicted_patches / config.num_masked_patches
-    loop_started = time.perf_counter()
-    window, window_started, window_loss = 0, loop_started, torch.zeros((), device=accelerator.device)
-    window_images = 0
-    bar = tqdm(
-        total=total_steps, initial=step, unit="step", desc="pre-training", disable=not accelerator.is_local_main_process
-    )
-    model.train()
-    while step < total_steps:
-        # All micro-batches of a step are masked first: the loss is divided by what they hide together, over all ranks,
-        # so that accumulation and several ranks give the gradient of one large batch.
-        generator = step_generator(args.seed, step, accelerator.process_index)
-        micro_batches = []
-        for _ in range(accumulation):
-            batch = next(batches)
-            for text in filter(None, batch["unreadable"]):
-                name, _, reason = text.partition(": ")
-                if name not in progress["unreadable"]:
-                    logger.warning("unreadable, replaced by the next image: %s", text)
-                progress["unreadable"][name] = reason
-            pixels = batch["pixels"]
-            clean = batch.get("teacher_pixels", pixels)
-            mask = batch_mask(config, len(pixels), generator)
-            loss_mask = scan_region_patches(to_float(clean), config.patch_size) if args.loss_on_scan_region else None
-            micro_batches.append((pixels, clean, mask, loss_mask))
-        hidden = sum(int((mask if lit is None else mask & lit).sum()) for _, _, mask, lit in micro_batches)
-        items = accelerator.reduce(torch.tensor(float(hidden), device=accelerator.device), reduction="sum")
-        items = (items * predicted_share).clamp(min=1)
-        for pixels, clean, mask, loss_mask in micro_batches:
-            # Batches come as bytes, grey ones in one channel; the other two are views of it.
-            pixels, clean = (
-                to_float(part.to(accelerator.device, non_blocking=True)).expand(-1, 3, -1, -1)
-                for part in (pixels, clean)
-            )
-            targets = teacher(clean, grid) if teacher else None
-            with accelerator.accumulate(model):
-                outputs = model(
-                    normalize(pixels), target_features=targets, bool_masked_pos=mask, loss_mask=loss_mask,
-                    generator=generator, num_items_in_batch=items,
-                )  # fmt: skip
-                # Accelerate divides by the micro-steps and averages over the ranks; `items` has done both.
-                accelerator.backward(outputs.loss * accumulation * ranks)
-                if accelerator.sync_gradients and args.max_grad_norm > 0:
-                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                optimizer.step()
-                scheduler.step() if accelerator.sync_gradients else None
-                optimizer.zero_grad()
-            window_loss += outputs.loss.detach()
-        if ema:
-            ema.update(unwrapped)
-        step, window = step + 1, window + 1
-        images = ranks * sum(len(batch[0]) for batch in micro_batches)  # ranks have equally many
-        window_images += images
-        progress["images_seen"] += images
-        bar.update()
+    batches = DeviceBatches(loader, accelerator.device, grid, teacher, cache)
 
-        if step % args.logging_steps == 0 or step == total_steps:
-            loss = (accelerator.reduce(window_loss, reduction="sum") / window).item()
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"The loss is {loss} at step {step}. The checkpoints in {output_dir} are from before."
-                )
-            now = time.perf_counter()
-            entry = {"step": step, "loss": loss, "learning_rate": scheduler.get_last_lr()[0],
-                     "images_per_s": window_images / (now - window_started)}  # fmt: skip
-            progress["history"].append(entry)
-            accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=step)
-            bar.set_postfix_str(
-                f"loss {loss:.4f}, lr {entry['learning_rate']:.1e}, {entry['images_per_s']:.0f} images/s"
+    # ---- the loop
+    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    peak_flops = matmul_rate(precision, accelerator.device)
+    window = Window(accelerator, clock, step_flops(config), peak_flops)
+    step, last = progress["step"], total_steps
+    if args.dry_run:
+        last = step + dry_run.STEPS
+    seconds = []
+    bar = tqdm(
+        total=total_steps, initial=step, unit="step", desc="pre-training",
+        disable=args.dry_run or not accelerator.is_local_main_process,
+    )  # fmt: skip
+
+    def save(step: int, required: bool):
+        state = progress | {
+            "step": step, "position": length.position(step), "skipped": guard.skipped, "fingerprint": fingerprint,
+            "training_s": clock.seconds,
+        }  # fmt: skip
+        with clock.paused():
+            save_checkpoint(
+                accelerator, output_dir, step, state, keep=args.save_total_limit, config=config, required=required
             )
-            window, window_images, window_started = 0, 0, now
-            window_loss.zero_()
-        due = args.eval_steps and step % args.eval_steps == 0
-        if due or step == total_steps:
-            evaluate()
-        if (args.checkpointing_steps and step % args.checkpointing_steps == 0) or step == total_steps:
-            spent = {"training_s": progress["training_s"] + time.perf_counter() - loop_started}
-            save_checkpoint(accelerator, output_dir, step, progress | spent, keep=args.save_total_limit)
-        window_started = time.perf_counter() if due else window_started  # images/s are of training alone
+
+    model.train()
+    with step_trace(output_dir / "profile" if args.profile else None, accelerator.process_index) as traced:
+        while step < last:
+            step_started = time.perf_counter()
+            micro_batches = [next(batches) for _ in range(accumulation)]
+            note_unreadable(micro_batches, progress["unreadable"])
+            # The loss is divided by the patches that it is taken over in the whole step, over all processes, so that
+            # accumulation and several processes give the gradient of one large batch.
+            items = sum(batch.counted for batch in micro_batches)
+            items = (
+                accelerator.reduce(items, reduction="sum").clamp(min=1) if args.loss_on_scan_region else items * ranks
+            )
+            loss = torch.zeros((), device=accelerator.device)
+            for batch in micro_batches:
+                with accelerator.accumulate(model):
+                    outputs = model(
+                        batch.pixels, target_features=batch.targets, bool_masked_pos=batch.mask, loss_mask=batch.loss_mask,
+                        predicted_indices=batch.predicted, num_items_in_batch=items,
+                    )  # fmt: skip
+                    loss += outputs.loss.detach()
+                    # Accelerate divides by the micro-steps and averages over the processes; `items` has done both.
+                    accelerator.backward(guard.marked(outputs.loss) * accumulation * ranks)
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or float("inf"))
+                        guard.judge(step, loss, norm, [name for b in micro_batches for name in b.ids])
+                    optimizer.step()
+                    optimizer.zero_grad()
+            scheduler.step()
+            if ema:
+                ema.update(accelerator.unwrap_model(model))
+            window.add(loss, norm, guard.found_inf, global_batch)
+            step += 1
+            seconds.append(time.perf_counter() - step_started)
+            bar.update()
+            traced()
+            if args.dry_run:
+                continue
+
+            stop = guard.stop_asked()
+            if step % args.logging_steps == 0 or step == total_steps or stop:
+                entry = {"step": step, **window.entry(batches.waited), "learning_rate": scheduler.get_last_lr()[0],
+                         "cosine": target_cosine(outputs, batch), "skipped": guard.skipped}  # fmt: skip
+                progress["history"].append(entry)
+                accelerator.log({k: v for k, v in entry.items() if k != "step" and v is not None}, step=step)
+                bar.set_postfix_str(
+                    f"loss {entry['loss']:.4f}, lr {entry['learning_rate']:.1e}, {entry['images_per_s']:.0f} images/s"
+                )
+                window.restart(batches.waited)
+            if (args.eval_steps and step % args.eval_steps == 0) or step == total_steps:
+                with clock.paused():
+                    evaluate(step)
+            if (args.checkpointing_steps and step % args.checkpointing_steps == 0) or step == total_steps or stop:
+                save(step, required=bool(stop))
+            if stop and step < total_steps:
+                bar.close()
+                logger.warning(
+                    "%s: checkpoint written after step %d of %d. Go on with --resume_from_checkpoint latest.",
+                    stop, step, total_steps,
+                )  # fmt: skip
+                accelerator.end_training()
+                return
     bar.close()
-    training_s = progress["training_s"] + time.perf_counter() - loop_started
+    batches.close()
+
+    if args.dry_run:
+        seconds = sorted(seconds[1:])
+        step_s = seconds[len(seconds) // 2]
+        logger.info("%s", dry_run.describe({
+            "encoder": encoder_size, "whole": whole_size, "ranks": ranks, "device": accelerator.device.type,
+            "engine": fingerprint["engine"], "global_batch": global_batch, "images": len(corpus),
+            "batch": f"{args.per_device_train_batch_size} x {accumulation} micro-steps x {ranks} processes",
+            "images_per_epoch": plan.length, "total_steps": total_steps, "step_s": step_s,
+            "data_wait": batches.waited / clock.seconds,
+            "peak_bytes": peak_memory(accelerator.device), "checkpoint_bytes": checkpoint_size,
+            "mfu": window.utilisation(global_batch / step_s), "checkpoints": args.save_total_limit,
+            "cache_bytes": cache.bytes if cache else None, "output_dir": output_dir,
+        }))  # fmt: skip
+        return
 
     # ---- what is left behind
-    state_dict = ema.module.state_dict() if ema else accelerator.get_state_dict(model)
+    final = published()
     if accelerator.is_main_process:
-        final = URFMForPreTraining(config)  # whole, whatever the engine has made of the one that was trained
-        final.load_state_dict(state_dict)
-        final.to(accelerator.device)
-        history, evaluations = progress["history"], progress["evaluations"]
+        training_s = clock.seconds
+        evaluations = progress["evaluations"]
         results = {
             **run_facts(args.seed),
             "metrics": {
@@ -264,27 +332,29 @@ def main():
                 "knn_accuracy_ci95": evaluations[-1]["ci95"] if knn else None,
                 "knn_accuracy_untrained": evaluations[0]["knn_accuracy"] if knn else None,
                 "knn_accuracy_untrained_ci95": evaluations[0]["ci95"] if knn else None,
-                "loss_first": round(history[0]["loss"], 4), "loss_last": round(history[-1]["loss"], 4),
-                "steps": total_steps, "global_batch": min(global_batch, plan.length * accumulation),
-                "num_processes": ranks, "images_seen": progress["images_seen"], "learning_rate": learning_rate,
+                **of_history(progress["history"]),
+                "steps": total_steps, "steps_skipped": guard.skipped, "global_batch": global_batch,
+                "num_processes": ranks, "engine": fingerprint["engine"], "images_seen": length.position(total_steps),
+                "learning_rate": learning_rate,
                 "images": len(corpus), "images_per_epoch": plan.length, "images_left_out": len(corpus.left_out),
                 "unreadable": progress["unreadable"],
                 "left_out": [f"{name}: {reason}" for name, reason in corpus.left_out],
                 "files_beside": dict(corpus.companions),
                 "parameters": final.num_parameters(), "device": str(accelerator.device.type),
-                "images_per_s": round(progress["images_seen"] / max(training_s, 1e-9), 1),
+                "images_per_s": round(length.position(total_steps) / max(training_s, 1e-9), 1),
             },
             "timings": {"data_s": round(data_s, 1), "training_s": round(training_s, 1),
                         "total_s": round(time.perf_counter() - started, 1)},
-            "history": history, "evaluations": evaluations,
+            "history": progress["history"], "evaluations": evaluations,
         }  # fmt: skip
         output_dir.mkdir(parents=True, exist_ok=True)
-        plot_loss(history, evaluations, output_dir / "loss.png", f"{config.loss_type} loss")
-        draw_targets(final, teacher, config, snr_db, normalize, output_dir / "targets.png")
+        plot_loss(progress["history"], evaluations, output_dir / "loss.png", f"{config.loss_type} loss")
+        draw_targets(final, teacher, args, snr_db, output_dir / "targets.png")
         processor = URFMImageProcessor(size={"height": config.image_size, "width": config.image_size})
         card = model_card(
             HERE.parent / "hub_cards" / "model_card.md", results, config, name=output_dir.resolve().name,
-            repo=output_dir.resolve().name, teacher=args.teacher if teacher else "none", data=corpus.description,
+            repo=output_dir.resolve().name, teacher="none" if config.target == "pixel" else args.teacher,
+            data=corpus.description,
         )  # fmt: skip
         save_model_folder(final, processor, output_dir, card)
         write_json(output_dir / "results.json", results)
@@ -293,42 +363,30 @@ def main():
     accelerator.end_training()
 
 
-def make_accelerator(args) -> Accelerator:
-    """The engine that `accelerate launch` was told; on processors without a GPU its ranks talk through gloo."""
-    several_on_cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-    accelerator = Accelerator(
-        gradient_accumulation_steps=args.gradient_accumulation_steps, mixed_precision=args.mixed_precision,
-        step_scheduler_with_optimizer=False, log_with=None if args.report_to == "none" else args.report_to,
-        project_dir=args.output_dir, kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if several_on_cpu else None,
-    )  # fmt: skip
-    asked = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != asked:
-        raise SystemExit(
-            f"{asked} processes were launched but {accelerator.num_processes} is in force: each would train alone."
-        )
-    if accelerator.device.type == "cpu" and asked == 1:
-        # `accelerate launch` leaves one thread to a process on a CPU.
-        torch.set_num_threads(usable_cores())
-    if accelerator.distributed_type == "DEEPSPEED":
-        plugin = accelerator.state.deepspeed_plugin
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = args.per_device_train_batch_size
-        if plugin.zero_stage == 3:  # else its weights could not be saved whole, which would be known at the end
-            plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
-    return accelerator
+def the_teacher(args, device):
+    return load_teacher(args.teacher, layer=args.teacher_layer, normalize=args.teacher_normalize, device=device)
 
 
-class Normalize:
-    """[0, 1] to what the encoder takes: the processor's mean and deviation."""
+def note_unreadable(batches, known: dict[str, str]):
+    """An image that can't be read costs that image: it is named once, and counted by its name."""
+    for text in (text for batch in batches for text in batch.unreadable):
+        name, _, reason = text.partition(": ")
+        if name not in known:
+            logger.warning("unreadable, replaced by the next image: %s", text)
+        known[name] = reason
 
-    def __init__(self, device):
-        processor = URFMImageProcessor()
-        self.mean, self.std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1)
-            for values in (processor.image_mean, processor.image_std)
-        )
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels - self.mean) / self.std
+def of_history(history: list[dict]) -> dict:
+    """What the log says of the whole run: its loss at both ends, and how the machine was used in the middle of it."""
+
+    def median(name):
+        values = sorted(entry[name] for entry in history if entry.get(name) is not None)
+        return round(values[len(values) // 2], 4) if values else None
+
+    return {
+        "loss_first": round(history[0]["loss"], 4), "loss_last": round(history[-1]["loss"], 4),
+        "data_wait": median("data_wait"), "mfu": median("mfu"), "memory_gib": median("memory_gib"),
+    }  # fmt: skip
 
 
 def log_run(model, args, global_batch, learning_rate, total_steps, accelerator):
@@ -341,12 +399,19 @@ def log_run(model, args, global_batch, learning_rate, total_steps, accelerator):
 
 
 @torch.no_grad()
-def draw_targets(model, teacher, config, snr_db, normalize, path: Path):
+def draw_targets(model, teacher, args, snr_db, path: Path):
     """`targets.png`: held-out phantoms and a real frame, what is hidden, the teacher's features and the prediction."""
+    config, device = model.config, model.device
+    if teacher is None and config.target == "representation":  # it trained from a cache
+        try:
+            teacher = the_teacher(args, device)
+        except TeacherError as error:
+            logger.warning("no %s: %s", path.name, str(error).splitlines()[0])
+            return
     names, images = example_images(config.image_size, snr_db, EVALUATION_SEED)
-    pixels = images.to(normalize.mean.device)
-    mask = batch_mask(config, len(pixels), torch.Generator().manual_seed(0)).to(pixels.device)
-    predictions = masked_predictions(model, normalize(pixels), mask)
+    pixels = images.to(device)
+    mask = batch_mask(config, len(pixels), torch.Generator().manual_seed(0)).to(device)
+    predictions = masked_predictions(model, Normalize(device)(pixels), mask)
     grid = (config.image_size // config.patch_size,) * 2
     targets = teacher(pixels, grid) if teacher else patchify(pixels, config.patch_size)
     plot_targets(names, images, mask, targets, predictions, path)

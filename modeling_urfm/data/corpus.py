@@ -29,15 +29,16 @@ logger = logging.getLogger(__name__)
 # Companions of images that are no images; they are counted, not complained about one by one.
 SIDE_FILES = {
     ".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yaml",
-    ".yml", ".xlsx", ".npy", ".log", ".gz", ".zip", ".parquet", ".jsonl",
+    ".yml", ".xlsx", ".npy", ".log", ".gz", ".zip", ".parquet", ".jsonl", ".safetensors",
 }  # fmt: skip
 MAX_TRIES = 100  # unreadable images in a row before a corpus counts as unreadable
 
 
 class Corpus(Dataset):
-    """Images with names: `corpus[i]` is `{"pixels": uint8 (1 or 3, height, width), "id": str, "unreadable": str}`.
+    """Images with names: `corpus[i]` is `{"pixels": uint8 (1 or 3, height, width), "id", "index", "unreadable"}`.
 
-    An image that turns out unreadable is replaced by the next one that can be read, and `unreadable` says "id: reason".
+    An image that turns out unreadable is replaced by the next one that can be read: `id` and `index` are then that one's,
+    and `unreadable` says "id: reason" of the one that was asked for.
 
     Attributes:
         name: what was asked for. left_out: (file, reason) of everything that should be an image and gave none.
@@ -84,7 +85,7 @@ class Corpus(Dataset):
         problem, at = "", index
         for _ in range(min(self.size, MAX_TRIES)):
             try:
-                return {"pixels": self.pixels(at), "id": self.id(at), "unreadable": problem}
+                return {"pixels": self.pixels(at), "id": self.id(at), "index": at, "unreadable": problem}
             except Exception as error:  # decoders raise many kinds
                 reason = error.reason if isinstance(error, UnreadableFile) else f"{type(error).__name__}: {error}"
                 problem = problem or f"{self.id(at)}: {reason}"

@@ -327,7 +327,7 @@ class EpochPlan:
 
     Attributes:
         length: images an epoch, the same for every epoch.
-        order: for `EpochBatchSampler`; None where the corpus is read image by image and shown as it is.
+        order: for `StreamBatchSampler`; None where the corpus is read image by image and shown as it is.
 
     Raises:
         ValueError: a column that the corpus has not; the columns there are named.

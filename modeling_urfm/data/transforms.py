@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,9 +12,31 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from .augmentations import UltrasoundAugmentation
+from .corpus import MAX_TRIES
+from .reading import UnreadableFile
 
 
-__all__ = ["AugmentedCorpus", "EpochBatchSampler", "PretrainTransform", "UltrasoundAugmentation", "collate", "to_float"]
+__all__ = [
+    "AugmentedCorpus",
+    "Crop",
+    "PretrainTransform",
+    "StreamBatchSampler",
+    "UltrasoundAugmentation",
+    "collate",
+    "to_float",
+]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is done to the geometry of an image: a box, in units of its height and width, then flips of what was cut out."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
 
 
 class PretrainTransform:
@@ -34,12 +57,27 @@ class PretrainTransform:
         self.flip, self.vertical_flip = flip, vertical_flip
 
     def __call__(self, pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        top, left, height, width = self.box(*pixels.shape[-2:], rng)
+        return self.apply(pixels, self.draw(*pixels.shape[-2:], rng))
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Crop:
+        """The crop of an image of that many pixels."""
+        top, left, h, w = self.box(height, width, rng)
+        horizontal = bool(rng.random() < self.flip)
+        vertical = bool(self.vertical_flip and rng.random() < self.vertical_flip)
+        return Crop(top / height, left / width, h / height, w / width, horizontal, vertical)
+
+    def apply(self, pixels: torch.Tensor, crop: Crop) -> torch.Tensor:
+        """(channels, height, width) to (channels, image_size, image_size)."""
+        height, width = pixels.shape[-2:]
+        box = [
+            round(crop.top * height),
+            round(crop.left * width),
+            round(crop.height * height),
+            round(crop.width * width),
+        ]
         size = [self.image_size, self.image_size]
-        pixels = F.resized_crop(pixels, top, left, height, width, size, InterpolationMode.BICUBIC, antialias=True)
-        flipped = [-1] if rng.random() < self.flip else []
-        if self.vertical_flip and rng.random() < self.vertical_flip:
-            flipped.append(-2)
+        pixels = F.resized_crop(pixels, *box, size, InterpolationMode.BICUBIC, antialias=True)
+        flipped = [-1] * crop.flip_horizontal + [-2] * crop.flip_vertical
         # Decoders give colour pixel by pixel, which resizes at twice the speed; what leaves is channel by channel.
         return (pixels.flip(flipped) if flipped else pixels).contiguous()
 
@@ -66,12 +104,18 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
 
 
 class AugmentedCorpus(Dataset):
-    """A corpus whose items are asked for as (epoch, index): the crop is a function of (seed, epoch, index) alone.
+    """A corpus whose items are asked for as (epoch, index, position): everything drawn is a function of (seed, key) alone.
 
-    Where an epoch may show an image twice, its position in the epoch is asked for too, and no two crops are the same.
+    So neither the number of processes nor that of workers, of micro-steps or of images a step decides how an image is
+    cropped or which of its patches are hidden. The position in the epoch is part of the key because an epoch may show an
+    image twice, and no two crops are to be the same.
+
+    Items are the corpus's, with `pixels` cropped, and `mask` and `predicted` where `masks` is given, `teacher_pixels`
+    with `student_only`, `codes` with `targets`.
 
     Args:
         augmentation: applied to the crop. student_only: the crop as it was before is kept as `teacher_pixels`.
+        masks: `pretraining.masking.PatchMasks`. targets: an open `pretraining.target_cache.TargetCache`.
     """
 
     def __init__(
@@ -81,24 +125,46 @@ class AugmentedCorpus(Dataset):
         seed: int,
         augmentation: UltrasoundAugmentation | None = None,
         student_only: bool = False,
+        masks: Callable[[torch.Tensor, np.random.Generator], dict] | None = None,
+        targets=None,
     ):
         self.corpus, self.transform, self.seed = corpus, transform, seed
         self.augmentation, self.student_only = augmentation, student_only
+        self.masks, self.targets = masks, targets
         _keep_freed_memory()
 
     def __setstate__(self, state: dict):  # in a worker that was spawned
         self.__dict__.update(state)
         _keep_freed_memory()
 
-    def __getitem__(self, key: tuple[int, ...]) -> dict:
-        item = self.corpus[key[1]]
+    def __getitem__(self, key: tuple[int, int, int]) -> dict:
+        index, problem = key[1], ""
+        for _ in range(MAX_TRIES):
+            item, crop = self._cut(index, key)
+            item["unreadable"] = problem = problem or item["unreadable"]
+            if self.targets is None:
+                return item
+            try:
+                return item | {"codes": self.targets.read(item["index"], crop, item["predicted"])}
+            except UnreadableFile as error:  # it could not be read when the cache was made
+                problem = problem or f"{item['id']}: {error.reason}"
+                index = (item["index"] + 1) % len(self.corpus)
+        raise UnreadableFile(self.corpus.name, f"{MAX_TRIES} images in a row have no targets, the first: {problem}")
+
+    def _cut(self, index: int, key: tuple[int, int, int]) -> tuple[dict, Crop]:
+        """Image `index` with what is drawn for `key`, and its crop."""
+        item = self.corpus[index]
         rng = np.random.default_rng([self.seed, *key])
-        pixels = self.transform(item["pixels"], rng)
-        if self.augmentation is None:
-            return item | {"pixels": pixels}
-        teacher = {"teacher_pixels": pixels} if self.student_only else {}
-        augmented = self.augmentation(to_float(pixels), rng).mul_(255).round_().to(torch.uint8)
-        return item | teacher | {"pixels": augmented}
+        crop = self.transform.draw(*item["pixels"].shape[-2:], rng)
+        item["pixels"] = pixels = self.transform.apply(item["pixels"], crop)
+        if self.augmentation is not None:
+            if self.student_only:
+                item["teacher_pixels"] = pixels
+            item["pixels"] = self.augmentation(to_float(pixels), rng).mul_(255).round_().to(torch.uint8)
+        if self.masks is not None:
+            # A generator of its own: with or without augmentation, the same patches are hidden.
+            item |= self.masks(pixels, np.random.default_rng([self.seed, *key, 1]))
+        return item, crop
 
 
 def _keep_freed_memory():
@@ -111,18 +177,21 @@ def _keep_freed_memory():
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
-class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
-    """Batches of (epoch, index) without end, each epoch in its own order; with `order`, of (epoch, index, position).
+class StreamBatchSampler(Sampler[list[tuple[int, int, int]]]):
+    """This rank's batches of (epoch, index, position), without end.
 
-    The order of an epoch is a function of (seed, epoch). Ranks get equally many images by repeating the epoch's first
-    ones. The last batch of an epoch may be short, none is dropped: a data set smaller than one batch trains too.
+    Training images are one endless stream: position p shows image `order(seed, p // length)[p % length]`. A step of the
+    optimiser takes the next `batch_size * accumulation * num_replicas` of it, whoever computes them, so that one process,
+    several, and accumulation see the same images in every step. Steps run across the end of an epoch: every batch is
+    full, no image is dropped or shown more often than another, and a data set smaller than a batch trains too.
+
+    Within a step the images are sorted by index before they are dealt out. It makes no difference to the gradient, and each
+    rank then reads row groups of its own.
 
     Args:
         length: images an epoch.
-        start: micro-steps that have been taken; the next batch is the one that would have followed.
-        order: from (seed, epoch) to `length` indices (`streaming.EpochPlan`); then each rank takes a part in one piece,
-            so that it reads row groups of its own. Without it, a permutation, of which each rank takes every
-            `num_replicas`-th.
+        accumulation: batches a step. start: positions of the stream that have been shown.
+        order: from (seed, epoch) to `length` indices (`streaming.EpochPlan`); a permutation where it is None.
     """
 
     def __init__(
@@ -130,36 +199,39 @@ class EpochBatchSampler(Sampler[list[tuple[int, ...]]]):
         length: int,
         batch_size: int,
         seed: int,
+        accumulation: int = 1,
         num_replicas: int = 1,
         rank: int = 0,
         start: int = 0,
         order: Callable[[int, int], np.ndarray] | None = None,
     ):
-        self.length, self.batch_size, self.seed, self.order = length, batch_size, seed, order
+        self.length, self.batch_size, self.seed, self.accumulation = length, batch_size, seed, accumulation
         self.num_replicas, self.rank, self.start = num_replicas, rank, start
-        self.batches_per_epoch = math.ceil(math.ceil(length / num_replicas) / batch_size)
+        self.order = order or (lambda seed, epoch: np.random.default_rng([seed, epoch]).permutation(length))
 
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        epoch, skip = divmod(self.start, self.batches_per_epoch)
-        each = math.ceil(self.length / self.num_replicas)
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        mine = self.batch_size * self.accumulation
+        at, orders = self.start, {}
         while True:
-            if self.order is None:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-                mine = np.resize(order, each * self.num_replicas)[self.rank :: self.num_replicas]
-            else:
-                positions = np.arange(self.rank * each, (self.rank + 1) * each)
-                mine = self.order(self.seed, epoch)[positions % self.length]
-            for batch in range(skip, self.batches_per_epoch):
-                first, last = batch * self.batch_size, min((batch + 1) * self.batch_size, each)
-                keys = [(epoch, index) for index in mine[first:last].tolist()]
-                if self.order is not None:
-                    keys = [(*key, int(position)) for key, position in zip(keys, positions[first:last])]
-                yield keys
-            epoch, skip = epoch + 1, 0
+            keys = sorted(self._keys(at, mine * self.num_replicas, orders), key=lambda key: (key[1], key))
+            for first in range(self.rank * mine, (self.rank + 1) * mine, self.batch_size):
+                yield keys[first : first + self.batch_size]
+            at += mine * self.num_replicas
+
+    def _keys(self, at: int, count: int, orders: dict) -> Iterator[tuple[int, int, int]]:
+        """`count` keys from position `at` of the stream on; `orders` holds the epochs that are under way."""
+        while count:
+            epoch, place = divmod(at, self.length)
+            if epoch not in orders:
+                orders.clear()
+                orders[epoch] = self.order(self.seed, epoch)
+            part = orders[epoch][place : place + count].tolist()
+            yield from ((epoch, index, place + n) for n, index in enumerate(part))
+            at, count = at + len(part), count - len(part)
 
 
 def collate(items: Sequence[dict]) -> dict:
-    """Items to a batch: pixels stacked, uint8 as they are, `id` and `unreadable` as lists.
+    """Items to a batch: tensors stacked, uint8 as they are, `id` and `unreadable` as lists.
 
     A batch of grey images alone has one channel, (batch, 1, size, size): three of them are made where they are used, as
     a view, so that a third of the bytes goes through queues and to the device.
@@ -169,4 +241,7 @@ def collate(items: Sequence[dict]) -> dict:
         if name in items[0]:
             channels = max(len(item[name]) for item in items)
             batch[name] = torch.stack([item[name].expand(channels, -1, -1) for item in items])
+    for name in ("mask", "predicted", "loss_mask", "codes"):
+        if name in items[0]:
+            batch[name] = torch.stack([item[name] for item in items])
     return batch

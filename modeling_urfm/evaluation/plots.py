@@ -47,6 +47,31 @@ def plot_loss(history: list[dict], evaluations: list[dict], path: Path, loss_nam
     _save(figure, path, dpi=130)
 
 
+def plot_curves(curves: dict[str, list[list[dict]]], epochs_per_step: float, path: Path):
+    """kNN accuracy of several configurations over epochs and over time: thin lines are runs, thick ones their means.
+
+    Args:
+        curves: name to runs, each a list of `{"step", "training_s", "knn_accuracy"}`; all of one name at the same steps.
+    """
+    figure, axes = _figure(1, 2, (9.6, 3.6))
+    colours = (INK, ACCENT, "#c2571a", "#5b8c2a", "#8a4fa3", "#a38b00")
+    for (name, runs), colour in zip(curves.items(), colours * (1 + len(curves) // len(colours))):
+        accuracy = np.array([[100 * point["knn_accuracy"] for point in run] for run in runs])
+        epochs = np.array([[epochs_per_step * point["step"] for point in run] for run in runs])
+        minutes = np.array([[point["training_s"] / 60 for point in run] for run in runs])
+        for axis, across in zip(axes[0], (epochs, minutes)):
+            for x, y in zip(across, accuracy):
+                axis.plot(x, y, color=colour, alpha=0.25, linewidth=1)
+            axis.plot(across.mean(0), accuracy.mean(0), color=colour, linewidth=2, label=name)
+    axes[0, 0].set(xlabel="epochs", ylabel="kNN accuracy (%)", title="15-way organ, held-out phantoms")
+    axes[0, 1].set(xlabel="training time (minutes)", title="the same, over time")
+    axes[0, 0].legend(frameon=False)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path, dpi=130)
+
+
 def plot_targets(
     names: list[str],
     images: torch.Tensor,

@@ -32,6 +32,9 @@ class PretrainArguments:
     )
     teacher_layer: int = flag("Layer of the teacher: -1 is the last, after its norm; -2 the one before, and so on.", -1)
     teacher_normalize: str = flag("Normalisation of the teacher's features: 'none', 'l2' or 'layer_norm'.", "none")
+    target_cache: str | None = flag(
+        "Folder that recipes/cache_targets.py made of this data and teacher: features are read from it, not computed."
+    )
     output_dir: str = flag("Folder for the model, its card, figures, results and checkpoints.", "urfm")
     init_from: str | None = flag("Folder or Hub id of a URFM model to continue from (weights only).")
     per_device_train_batch_size: int = flag("Images a process and a micro-step.", 64)
@@ -74,11 +77,24 @@ class PretrainArguments:
     checkpointing_steps: int | None = flag("Steps between two checkpoints; one is always written at the end.")
     save_total_limit: int = flag("Checkpoints that are kept.", 2)
     resume_from_checkpoint: str | None = flag("A checkpoint folder, or 'latest' for the newest in output_dir.")
+    allow_elastic_resume: bool = flag(
+        "Resume with another number of processes or another batch: images go on in the same order. Not with DeepSpeed.",
+        False,
+    )
+    max_skipped_steps: int = flag(
+        "A step whose loss or gradient is not finite is skipped; after so many in a row the run stops.", 10
+    )
+    dry_run: bool = flag(
+        "Take a few steps, print parameters, memory, steps, hours and disk that the run would need, write nothing.",
+        False,
+    )
+    profile: bool = flag("Write a trace of four steps into output_dir/profile: where their time goes.", False)
 
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("No dataset: name a folder, Parquet files or a Hub id with --dataset, or 'demo'.")
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "save_total_limit"):
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "save_total_limit",
+                     "max_skipped_steps"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("max_train_steps", "eval_steps", "checkpointing_steps", "max_images_per_source"):

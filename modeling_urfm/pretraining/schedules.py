@@ -1,10 +1,9 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
-"""Optimiser, learning rate and moving average, as the masked-modelling literature sets them."""
+"""Optimiser and learning rate, as the masked-modelling literature sets them."""
 
 import math
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 # Tokens and embeddings are not matrices of a layer: weight decay would pull them to the origin for nothing.
@@ -28,35 +27,59 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 def make_optimizer(
     model: torch.nn.Module, learning_rate: float, weight_decay: float, beta2: float
 ) -> torch.optim.AdamW:
-    """AdamW with beta1 = 0.9 (MAE: beta2 = 0.95)."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=(0.9, beta2))
+    """AdamW with beta1 = 0.9 (MAE: beta2 = 0.95), in one fused kernel, which can also skip a step by itself (`guard`)."""
+    groups = parameter_groups(model, weight_decay)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
 
 
-def cosine_schedule(optimizer, warmup_steps: int, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up from lr / warmup_steps, then half a cosine down to 0 after the last step."""
+class RunLength:
+    """How long a run is, in steps and in images of the stream (`data.transforms.StreamBatchSampler`).
+
+    Args:
+        images_per_epoch, global_batch: images. num_train_epochs: passes. max_train_steps: steps; it overrides them.
+        start: the step and the position in the stream from which a resumed run goes on; position is not step times
+            `global_batch` where the run was begun with another one.
+    """
+
+    def __init__(
+        self,
+        images_per_epoch: int,
+        global_batch: int,
+        num_train_epochs: float,
+        max_train_steps: int | None,
+        start: tuple[int, int] = (0, 0),
+    ):
+        self.global_batch, (self.start_step, self.start_position) = global_batch, start
+        rest = max(0, math.ceil((images_per_epoch * num_train_epochs - self.start_position) / global_batch))
+        self.total_steps = max_train_steps or max(1, self.start_step + rest)
+        self.total_images = self.position(self.total_steps)
+
+    def position(self, step: int) -> int:
+        """Images that have been shown after `step` steps."""
+        return self.start_position + (step - self.start_step) * self.global_batch
+
+
+def cosine_schedule(optimizer, length: RunLength, warmup_ratio: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up over a share of the run, then half a cosine down to 0 after the last step.
+
+    The rate follows the images that were shown, not the steps: it goes on without a jump where a resumed run takes more
+    or fewer of them a step.
+    """
+    batch = length.global_batch
+    warmup = round(warmup_ratio * length.total_images / batch) * batch
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        position = length.position(step)
+        if position < warmup:
+            return (position + batch) / warmup
+        progress = (position - warmup) / max(1, length.total_images - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-class ModelEMA(AveragedModel):
-    """Exponential moving average of a model's weights, with a rising decay at the start.
-
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that short runs aren't dominated by the random start.
-    """
-
-    def __init__(self, model: torch.nn.Module, decay: float):
-        super().__init__(model, use_buffers=True)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, model: torch.nn.Module):
-        """Move towards `model`'s weights by one step."""
-        step = int(self.n_averaged)
-        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-        self.update_parameters(model)
+def set_peak(scheduler: torch.optim.lr_scheduler.LambdaLR, learning_rate: float):
+    """Have a schedule that was restored go on under another peak learning rate."""
+    scheduler.base_lrs = [learning_rate] * len(scheduler.base_lrs)
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs):
+        group["lr"] = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)

@@ -1,12 +1,17 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """What is settled before a run reads any data: a place for its result, and the weights that it starts from."""
 
+import logging
 import os
 from pathlib import Path
 
 from ..configuration_urfm import URFMConfig
 from ..modeling_urfm import URFMForPreTraining
+from .target_cache import TargetCache, cache_key
+from .teacher import TeacherError, load_teacher
 
+
+logger = logging.getLogger(__name__)
 
 # Fields that decide the shapes of the weights.
 SIZES = ("image_size", "patch_size", "hidden_size", "num_hidden_layers", "intermediate_size", "decoder_hidden_size",
@@ -34,3 +39,24 @@ def initial_model(config: URFMConfig, init_from: str | None) -> URFMForPreTraini
             raise ValueError(f"--init_from {init_from} has {name}={getattr(was, name)}, this run has "
                              f"{name}={getattr(config, name)}: give --{name} {getattr(was, name)}.")  # fmt: skip
     return URFMForPreTraining.from_pretrained(init_from, config=config)
+
+
+def open_target_cache(args, config: URFMConfig, corpus) -> TargetCache:
+    """The cache of `--target_cache`, if it is of this corpus and teacher.
+
+    The teacher is loaded to compare its weights, and let go. Where it can't be had, its name has to do.
+
+    Raises:
+        TargetCacheError: a stale, foreign or unfinished cache; the differing field is named.
+    """
+    if config.target == "pixel":
+        raise ValueError("--target_cache holds a teacher's features; with --target pixel there is no teacher.")
+    teacher = None
+    try:
+        teacher = load_teacher(args.teacher, layer=args.teacher_layer)
+    except TeacherError as error:
+        reason = str(error).splitlines()[0]
+        logger.warning("the target cache's teacher is compared by its name alone: %s", reason)
+    key = cache_key(corpus, args.teacher, args.teacher_layer, teacher)
+    side = config.image_size // config.patch_size
+    return TargetCache.open(args.target_cache, key, (side, side), args.teacher_normalize)

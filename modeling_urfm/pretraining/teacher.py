@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..configuration_urfm import nearest_name
+from ..modeling_urfm import moved, take
 
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -57,42 +58,61 @@ class Teacher(nn.Module):
         # Held in a tuple, not as submodules or buffers: nothing here is ever part of a state dict.
         self._held = (tower.requires_grad_(False).eval().to(device, self.dtype),)
         self._device = device
+        # Made once: numbers that go to a GPU in every step would stop its queue in every step.
+        self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (image_mean, image_std))
 
     def train(self, mode: bool = True):
         """Does nothing: a teacher stays in eval mode."""
         return super().train(False)
 
-    @torch.no_grad()
-    def forward(self, pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Features of the patches of `grid`, in raster order.
+    def forward(
+        self, pixels: torch.Tensor, grid: tuple[int, int], positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Features of the patches of `grid`, in raster order, or of those at `positions`, in that order.
 
         Args:
             pixels: (batch, 3, height, width) in [0, 1], the very crop that the student sees.
             grid: rows and columns of the student's patches; the teacher's own grid is interpolated to it (bilinear, fp32).
+            positions: (batch, M) raster indices of the only patches to give. The features are those of all patches,
+                picked; where the tower and its grid allow it the last layer computes no others.
 
         Returns:
-            (batch, rows * columns, hidden_size), float32.
+            (batch, rows * columns or M, hidden_size), float32, without gradient.
         """
-        size = (self.image_size, self.image_size)
         pixels = pixels.to(self._device, torch.float32)
-        if tuple(pixels.shape[-2:]) != size:
-            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (self.image_mean, self.image_std))
+        if positions is not None:
+            if positions.ndim != 2 or len(positions) != len(pixels):
+                raise ValueError(f"positions has shape {tuple(positions.shape)}, expected ({len(pixels)}, M).")
+            positions = moved(positions, self._device)
+        tower = self._held[0]
+        early = positions is not None and getattr(tower, "grid", None) == tuple(grid)
         # The student's autocast, if this is called inside it, must not decide the teacher's precision.
-        with torch.autocast(pixels.device.type, enabled=False):
-            tokens = self._held[0](((pixels - mean) / std).to(self.dtype)).float()
+        with torch.inference_mode(), torch.autocast(pixels.device.type, enabled=False):
+            size = (self.image_size, self.image_size)
+            if tuple(pixels.shape[-2:]) != size:
+                pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
+                pixels = pixels.clamp(0, 1)
+            pixels = ((pixels - self._mean) / self._std).to(self.dtype)
+            tokens = tower(pixels, positions).float() if early else self._on_grid(tower(pixels).float(), tuple(grid))
+            if positions is not None and not early:
+                tokens = take(tokens, positions)
+            if self.normalize == "l2":
+                tokens = F.normalize(tokens, dim=-1)
+            elif self.normalize == "layer_norm":
+                tokens = F.layer_norm(tokens, tokens.shape[-1:])
+        # A copy outside: autograd refuses to keep an inference tensor for a backward pass, as the loss would ask it to.
+        with torch.no_grad():
+            return tokens.clone(memory_format=torch.contiguous_format)
+
+    def _on_grid(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         side = int(tokens.shape[1] ** 0.5)
         if side * side != tokens.shape[1]:
             raise TeacherError(f"{self.name} gives {tokens.shape[1]} patch tokens, which is no square grid.")
-        if tuple(grid) != (side, side):
-            maps = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
-            maps = F.interpolate(maps, size=tuple(grid), mode="bilinear", antialias=True, align_corners=False)
-            tokens = maps.flatten(2).transpose(1, 2)
-        if self.normalize == "l2":
-            tokens = F.normalize(tokens, dim=-1)
-        elif self.normalize == "layer_norm":
-            tokens = F.layer_norm(tokens, tokens.shape[-1:])
-        return tokens.contiguous()
+        if grid == (side, side):
+            return tokens
+        maps = tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+        maps = F.interpolate(maps, size=grid, mode="bilinear", antialias=True, align_corners=False)
+        return maps.flatten(2).transpose(1, 2)
 
 
 def load_teacher(
@@ -128,6 +148,19 @@ def load_teacher(
     load = _load_transformers if scheme == "transformers:" else _load_open_clip
     tower, hidden_size, image_size, mean, std = load(source, "local-dir" in scheme, layer)
     return Teacher(tower, hidden_size, image_size, mean, std, spec, normalize, dtype, device)
+
+
+def untrained_teacher(name: str = "vit_base_patch16_224", dtype: torch.dtype | None = None, device=None, **changes):
+    """A teacher of random weights, by default of BiomedCLIP's structure: its features mean nothing, its speed is the real one's.
+
+    Args:
+        name, changes: a ViT of timm and what is different about it, such as `img_size` and `depth`.
+    """
+    import timm
+
+    trunk = timm.create_model(name, num_classes=0, **changes)
+    tower, size = _TimmTower(trunk, -1), trunk.patch_embed.img_size[0]
+    return Teacher(tower, tower.hidden_size, size, CLIP_MEAN, CLIP_STD, f"untrained {name}", dtype=dtype, device=device)
 
 
 def faster_dtype(device: torch.device) -> torch.dtype:
@@ -253,13 +286,52 @@ class _TimmTower(nn.Module):
         super().__init__()
         self.trunk, self.hidden_size = trunk, trunk.num_features
         self.layer = _layer_index(layer, len(trunk.blocks))
+        # Rows and columns of its patches where `positions` can be asked for; None where they can't.
+        self.grid = tuple(trunk.patch_embed.grid_size) if _is_plain(trunk, trunk.blocks[self.layer]) else None
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        if self.layer == len(self.trunk.blocks) - 1:
+    def forward(self, pixels: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        last = self.layer == len(self.trunk.blocks) - 1
+        if positions is not None:
+            trunk = self.trunk
+            tokens = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(pixels)))
+            for block in trunk.blocks[: self.layer]:
+                tokens = block(tokens)
+            tokens = _block_at(trunk.blocks[self.layer], tokens, positions + trunk.num_prefix_tokens)
+            return trunk.norm(tokens) if last else tokens
+        if last:
             return self.trunk.forward_features(pixels)[:, self.trunk.num_prefix_tokens :]
         return self.trunk.forward_intermediates(
             pixels, indices=[self.layer], output_fmt="NLC", intermediates_only=True, stop_early=True
         )[0]
+
+
+def _is_plain(trunk: nn.Module, block: nn.Module) -> bool:
+    """Whether timm's trunk and its block are the ones that `_block_at` and `_TimmTower` know, not a subclass or variant."""
+    from timm.models.vision_transformer import Attention, Block, VisionTransformer
+
+    return (
+        type(trunk) is VisionTransformer
+        and type(block) is Block
+        and type(block.attn) is Attention
+        and getattr(block.attn, "gate", None) is None
+    )
+
+
+def _block_at(block: nn.Module, tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """What timm's `Block` gives for the tokens at `indices` (B, M) alone: (B, M, D).
+
+    They attend to all tokens, so keys and values are of all; queries, and what comes after them, are of these.
+    """
+    attention, normed = block.attn, block.norm1(tokens)
+    width = attention.qkv.out_features // 3
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    query = F.linear(take(normed, indices), weight[:width], None if bias is None else bias[:width])
+    key, value = F.linear(normed, weight[width:], None if bias is None else bias[width:]).chunk(2, dim=-1)
+    query, key, value = (rows.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for rows in (query, key, value))
+    attended = F.scaled_dot_product_attention(attention.q_norm(query), attention.k_norm(key), value)
+    attended = attention.proj(attention.norm(attended.transpose(1, 2).flatten(2)))
+    tokens = take(tokens, indices) + block.ls1(attended)
+    return tokens + block.ls2(block.mlp(block.norm2(tokens)))
 
 
 class _ClipTower(nn.Module):

@@ -1,10 +1,11 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """What --dataset may name, what is left out and said, and the order and crops of training."""
 
+import math
 import os
 import pickle
 import shutil
-from collections import Counter
+from itertools import islice
 
 import datasets
 import numpy as np
@@ -18,7 +19,7 @@ from torchvision.transforms.v2 import RandomResizedCrop
 
 from modeling_urfm.data.corpus import TableCorpus, join_corpora, load_corpus
 from modeling_urfm.data.reading import UnreadableFile, ultrasound_examples
-from modeling_urfm.data.transforms import AugmentedCorpus, EpochBatchSampler, PretrainTransform, collate
+from modeling_urfm.data.transforms import AugmentedCorpus, PretrainTransform, StreamBatchSampler, collate
 
 
 def picture(value: int, size=(20, 10)) -> Image.Image:
@@ -135,34 +136,43 @@ def test_joined_corpora_keep_all_and_travel_to_workers(folder):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 50), st.integers(1, 12), st.integers(1, 4), st.integers(0, 30))
-def test_every_epoch_shows_every_image_and_a_resumed_order_is_the_rest(length, batch, ranks, start):
-    def batches(rank, start, count):
-        iterator = iter(EpochBatchSampler(length, batch, seed=3, num_replicas=ranks, rank=rank, start=start))
-        return [next(iterator) for _ in range(count)]
+@given(st.integers(1, 50), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(0, 30))
+def test_a_step_shows_the_same_images_whoever_computes_it(length, batch, accumulation, ranks, start):
+    whole = batch * accumulation * ranks
 
-    per_epoch = EpochBatchSampler(length, batch, seed=3, num_replicas=ranks).batches_per_epoch
-    epochs = [batches(rank, 0, 2 * per_epoch) for rank in range(ranks)]
-    for epoch in (0, 1):
-        seen = [key for rank in epochs for b in rank[epoch * per_epoch : (epoch + 1) * per_epoch] for key in b]
-        assert {e for e, _ in seen} == {epoch} and {i for _, i in seen} == set(range(length))
-        assert max(Counter(i for _, i in seen).values()) <= (1 if length % ranks == 0 else 1 + -(-ranks // length))
-    assert len({tuple(map(len, rank)) for rank in epochs}) == 1  # no rank waits for another
-    assert batches(0, start, 5) == batches(0, 0, start + 5)[start:]
-    if length > 8:
-        assert [i for _, i in sum(epochs[0][:per_epoch], [])] != [i for _, i in sum(epochs[0][per_epoch:], [])]
+    def steps(batch, accumulation, ranks, start, count):
+        dealt = [
+            list(islice(StreamBatchSampler(length, batch, 3, accumulation, ranks, rank, start), count * accumulation))
+            for rank in range(ranks)
+        ]
+        assert all(len(b) == batch for rank in dealt for b in rank)  # no batch is short
+        return [
+            sorted(key for rank in dealt for b in rank[step * accumulation : (step + 1) * accumulation] for key in b)
+            for step in range(count)
+        ]
+
+    count = math.ceil(2 * length / whole)
+    seen = steps(batch, accumulation, ranks, 0, count)
+    assert seen == steps(whole, 1, 1, 0, count)
+    assert steps(batch, accumulation, ranks, start * whole, 2) == steps(whole, 1, 1, 0, start + 2)[start:]
+    keys = sum(seen, [])
+    assert len(set(keys)) == len(keys) == count * whole
+    for epoch in (0, 1):  # every image once an epoch, in an order of its own
+        order = [i for _, i, _ in sorted((k for k in keys if k[0] == epoch), key=lambda key: key[2])]
+        assert order == np.random.default_rng([3, epoch]).permutation(length).tolist()
 
 
 def test_crops_are_a_function_of_seed_epoch_and_index_also_in_workers(folder):
     corpus = AugmentedCorpus(load_corpus(folder, progress=False), PretrainTransform(16), seed=1)
 
     def pixels(workers):
-        sampler = EpochBatchSampler(5, 2, seed=1)
+        sampler = StreamBatchSampler(5, 2, seed=1)
         loader = iter(DataLoader(corpus, batch_sampler=sampler, num_workers=workers, collate_fn=collate))
         return torch.cat([next(loader)["pixels"] for _ in range(6)])
 
     assert torch.equal(pixels(0), pixels(2))
-    assert corpus[(0, 1)]["pixels"].shape == (3, 16, 16) and corpus[(0, 1)]["pixels"].dtype == torch.uint8
+    item = corpus[(0, 1, 0)]
+    assert item["pixels"].shape == (3, 16, 16) and item["pixels"].dtype == torch.uint8 and item["index"] == 1
 
 
 def test_crops_are_distributed_as_torchvisions():

@@ -210,16 +210,16 @@ def test_usaugment_computes_the_same(phantom):
 class One(torch.utils.data.Dataset):
     def __getitem__(self, index):
         pixels = torch.arange(60 * 50, dtype=torch.int32).remainder(251).to(torch.uint8).view(1, 60, 50)
-        return {"pixels": pixels, "id": str(index), "unreadable": ""}
+        return {"pixels": pixels, "id": str(index), "index": index, "unreadable": ""}
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.integers(0, 99))
 def test_the_teacher_sees_the_crop_and_the_student_what_was_made_of_it(epoch, index):
     effects = UltrasoundAugmentation({"gain": 1.0, "blur": 1.0}, probability=1.0)
-    plain = AugmentedCorpus(One(), PretrainTransform(24), 7)[(epoch, index)]
-    both = AugmentedCorpus(One(), PretrainTransform(24), 7, effects)[(epoch, index)]
-    student = AugmentedCorpus(One(), PretrainTransform(24), 7, effects, student_only=True)[(epoch, index)]
+    plain = AugmentedCorpus(One(), PretrainTransform(24), 7)[(epoch, index, 5)]
+    both = AugmentedCorpus(One(), PretrainTransform(24), 7, effects)[(epoch, index, 5)]
+    student = AugmentedCorpus(One(), PretrainTransform(24), 7, effects, student_only=True)[(epoch, index, 5)]
     assert "teacher_pixels" not in both and not torch.equal(both["pixels"], plain["pixels"])
     assert torch.equal(student["teacher_pixels"], plain["pixels"]) and torch.equal(student["pixels"], both["pixels"])
 

@@ -1,18 +1,17 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
-"""Arguments, masks, schedules and checkpoints of pre-training."""
+"""Arguments, masks and schedules of pre-training."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from modeling_urfm import URFMConfig, URFMForPreTraining
 from modeling_urfm.pretraining.arguments import parse_arguments
-from modeling_urfm.pretraining.checkpoints import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from modeling_urfm.pretraining.masking import batch_mask, scan_region_patches, step_generator
-from modeling_urfm.pretraining.schedules import ModelEMA, cosine_schedule, parameter_groups, scaled_learning_rate
+from modeling_urfm.pretraining.masking import PatchMasks, scan_region_patches
+from modeling_urfm.pretraining.schedules import parameter_groups
 from modeling_urfm.pretraining.startup import check_writable, initial_model
 
 
@@ -136,13 +135,31 @@ def test_help_explains_every_flag(capsys):
 # ---------------------------------------------------------------- masks
 
 
-def test_masks_are_a_function_of_seed_step_and_rank():
-    def mask(*key):
-        return batch_mask(small(), 3, step_generator(*key))
+@pytest.mark.parametrize("strategy", ["random", "block"])
+def test_masks_are_a_function_of_the_generator_and_predicted_patches_are_hidden(strategy):
+    config = small(decoder_type="cross_attention", decoder_mask_fraction=0.5, mask_strategy=strategy)
+    pixels = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    pixels[:, :8] = 200
+    masks = PatchMasks(config, on_scan_region=True)
+    drawn, again, other = (masks(pixels, np.random.default_rng([0, 5, n])) for n in (1, 1, 2))
+    assert all(torch.equal(drawn[name], again[name]) for name in drawn) and not torch.equal(
+        drawn["mask"], other["mask"]
+    )
+    assert drawn["mask"].sum() == 12 and len(drawn["predicted"]) == 6 and drawn["mask"][drawn["predicted"]].all()
+    assert drawn["predicted"].tolist() == sorted(drawn["predicted"].tolist())
+    assert drawn["loss_mask"].view(4, 4).all(1).tolist() == [True, False, False, False]
+    whole = PatchMasks(small())(
+        pixels, np.random.default_rng(0)
+    )  # a self-attention decoder predicts all that is hidden
+    assert torch.equal(whole["predicted"], whole["mask"].nonzero()[:, 0]) and "loss_mask" not in whole
 
-    assert torch.equal(mask(0, 5, 1), mask(0, 5, 1)) and mask(0, 5, 1).sum(1).tolist() == [12] * 3
-    others = [mask(0, 5, 0), mask(0, 6, 1), mask(1, 5, 1)]
-    assert not any(torch.equal(mask(0, 5, 1), other) for other in others)
+
+def test_every_hidden_patch_is_predicted_equally_often():
+    masks = PatchMasks(small(decoder_type="cross_attention", decoder_mask_fraction=0.25))
+    counts = torch.zeros(16)
+    for n in range(2000):
+        counts[masks(torch.zeros(1, 32, 32, dtype=torch.uint8), np.random.default_rng(n))["predicted"]] += 1
+    assert (counts / 2000 - 3 / 16).abs().max() < 0.04  # a standard error of 0.009
 
 
 def test_the_scan_region_holds_what_is_lit_and_what_lies_between():
@@ -170,54 +187,3 @@ def test_no_decay_on_biases_norms_tokens_and_positions():
     assert {"urfm.embeddings.cls_token", "decoder.mask_token", "urfm.embeddings.position_embeddings"} <= set(plain)
     assert "decoder.position_embeddings" not in decayed + plain  # fixed: not trained at all
     assert len(decayed) + len(plain) == sum(p.requires_grad for p in model.parameters())
-
-
-def test_the_learning_rate_rises_and_falls():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule, rates = cosine_schedule(optimizer, 10, 110), []
-    for _ in range(110):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
-    assert rates[60] == pytest.approx(0.5) and optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-    assert scaled_learning_rate(1.5e-4, 4096) == pytest.approx(2.4e-3)
-
-
-def test_the_moving_average_is_one():
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.zeros_(model.weight)
-    ema, expected = ModelEMA(model, 0.9), 0.0
-    for step in range(30):
-        torch.nn.init.constant_(model.weight, step)
-        ema.update(model)
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = step if step == 0 else decay * expected + (1 - decay) * step
-    assert ema.module.weight.item() == pytest.approx(expected, rel=1e-4)
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def test_checkpoints_are_whole_counted_and_belong_to_their_run(tmp_path):
-    accelerator = Accelerator(cpu=True)
-    model = accelerator.prepare(torch.nn.Linear(2, 2))
-    fingerprint = {"seed": 1, "num_processes": 1}
-    for step in (5, 10, 15):
-        torch.nn.init.constant_(accelerator.unwrap_model(model).weight, step)
-        save_checkpoint(accelerator, tmp_path, step, {"fingerprint": fingerprint, "history": [step]}, keep=2)
-    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-15"]
-    (tmp_path / ".tmp-checkpoint-20").mkdir()  # a run that was killed while it wrote
-    (tmp_path / "checkpoint-99").mkdir()  # and something that only looks like a checkpoint
-    assert find_checkpoint("latest", tmp_path).name == "checkpoint-15"
-    progress = load_checkpoint(accelerator, tmp_path / "checkpoint-10", fingerprint)
-    assert progress["step"] == 10 and accelerator.unwrap_model(model).weight[0, 0] == 10
-    with pytest.raises(ValueError, match="was written with seed=1, this run has seed=2"):
-        load_checkpoint(accelerator, tmp_path / "checkpoint-10", {"seed": 2})
-    with pytest.raises(FileNotFoundError, match="checkpoint-10(.|\n)*checkpoint-15"):
-        find_checkpoint(str(tmp_path / "checkpoint-11"), tmp_path)
-
-
-def test_nothing_to_resume_from_is_a_warning(tmp_path, caplog):
-    assert find_checkpoint("latest", tmp_path) is None and "starting from zero" in caplog.text
-    assert find_checkpoint(None, tmp_path) is None

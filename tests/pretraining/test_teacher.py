@@ -16,14 +16,18 @@ from torch import nn
 
 from modeling_urfm import URFMConfig, URFMModel
 from modeling_urfm.data.phantoms import phantom_frame
+from modeling_urfm.modeling_urfm import take
 from modeling_urfm.pretraining.teacher import (
     CLIP_MEAN,
     CLIP_STD,
     DEMO_TEACHER,
     IMAGENET_MEAN,
+    Teacher,
     TeacherError,
+    _TimmTower,
     faster_dtype,
     load_teacher,
+    untrained_teacher,
 )
 
 
@@ -490,3 +494,73 @@ def test_demo_teacher_is_a_whole_clip_to_open_clip():
         texts = model.encode_text(tokenizer([f"An ultrasound scan showing the {o}" for o in organs]), normalize=True)
     found = (images @ texts.T).argmax(1)
     assert (found == torch.arange(len(organs)).repeat_interleave(4)).float().mean() >= 0.8
+
+
+# ---- some positions only
+
+
+@pytest.mark.parametrize("layer", [-1, -2, 0])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3}),
+        ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 3, "init_values": 0.5}),  # registers, layer scale
+        ("vit_base_patch16_clip_224", {"img_size": 64, "depth": 3}),  # a norm before the layers
+        ("vit_base_patch16_siglip_224", {"img_size": 64, "depth": 3}),  # no CLS
+        ("vit_tiny_patch16_224", {"img_size": 64, "depth": 3, "qk_norm": True, "qkv_bias": False}),
+    ],
+)
+def test_asked_positions_are_computed_alone_and_exactly(name, changes, layer):
+    torch.manual_seed(0)
+    trunk = timm.create_model(name, num_classes=0, **changes)
+    for p in trunk.parameters():
+        torch.nn.init.normal_(p, std=0.2 if p.ndim > 1 else 0.5)
+    tower, side = _TimmTower(trunk, layer), trunk.patch_embed.img_size[0]
+    teacher = Teacher(tower, trunk.num_features, side, CLIP_MEAN, CLIP_STD, name, "l2", torch.float32)
+    pixels, positions = images(side), torch.rand(2, 16).argsort(1)[:, :5]
+    tokens_through = []
+    trunk.blocks[layer].mlp.register_forward_hook(lambda m, args, out: tokens_through.append(out.shape[1]))
+    everything, some = teacher(pixels, (4, 4)), teacher(pixels, (4, 4), positions)
+    torch.testing.assert_close(some, take(everything, positions), rtol=1e-5, atol=1e-5)
+    assert tokens_through[1] == 5 < tokens_through[0]
+    # On another grid features are interpolated, which takes all of them.
+    torch.testing.assert_close(teacher(pixels, (3, 5), positions % 15), take(teacher(pixels, (3, 5)), positions % 15))
+    assert tokens_through[-1] > 5
+
+
+def test_other_towers_give_asked_positions_too(tmp_path):
+    write_open_clip(tmp_path, CLIP_VISION)
+    teacher = load_teacher(f"open_clip:local-dir:{tmp_path}", dtype=torch.float32)
+    pixels, positions = images(64), torch.tensor([[3, 0, 9], [15, 1, 2]])
+    torch.testing.assert_close(teacher(pixels, (4, 4), positions), take(teacher(pixels, (4, 4)), positions))
+    with pytest.raises(ValueError, match=r"positions has shape \(3, 2\), expected \(2, M\)"):
+        teacher(pixels, (4, 4), positions.T)
+
+
+def test_variants_of_timms_block_are_left_to_timm():
+    block = timm.models.vision_transformer.ParallelScalingBlock
+    parallel = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, block_fn=block)
+    assert _TimmTower(parallel, -1).grid is None and _TimmTower(timm.create_model("test_vit"), -1).grid == (10, 10)
+
+
+@pytest.mark.parametrize("positions", [None, torch.tensor([[1, 2], [3, 4]])])
+def test_targets_enter_a_loss_and_a_graph(timm_folder, positions):
+    """They are made under inference_mode, whose own tensors autograd refuses."""
+    teacher = load_teacher(f"open_clip:local-dir:{timm_folder[0]}", dtype=torch.float32)
+    targets = teacher(images(160), (10, 10), positions)
+    assert not targets.is_inference() and not targets.requires_grad and targets.is_contiguous()
+    weight = torch.ones(64, requires_grad=True)
+
+    def loss(weight, targets):
+        return -F.cosine_similarity(targets * weight, targets + 1, dim=-1).sum()
+
+    loss(weight, targets).backward()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    again = weight.detach().clone().requires_grad_()
+    compiled(again, targets).backward()
+    torch.testing.assert_close(again.grad, weight.grad)
+
+
+def test_an_untrained_teacher_is_biomedclips_structure_at_any_size():
+    teacher = untrained_teacher("vit_tiny_patch16_224", torch.float32, img_size=32, depth=1)
+    assert teacher(images(32), (2, 2)).shape == (2, 4, 192) and teacher.image_size == 32

@@ -1,0 +1,161 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""Exponential moving average of the weights, of that part of them which a rank holds: no engine makes it whole."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+# What wrappers (DDP, torch.compile, activation checkpointing) put into the names of parameters.
+WRAPPERS = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+
+
+class ShardedEMA:
+    """An average in fp32 of every parameter that is trained, with a rising decay at the start.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that short runs aren't dominated by the random start; the
+    first step copies. Held are: the whole of a plain parameter (one process, DDP, ZeRO-1 and 2), this rank's part under
+    ZeRO-3 (`ds_tensor`) and FSDP2 (`DTensor`). `state_dict` is whole and plainly named whatever the engine.
+
+    Args:
+        model: the model after `accelerator.prepare`, wrapped or not.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.decay, self.updates = decay, 0
+        self._parameters = trained_parameters(model)
+        self.average = {name: held_part(p).detach().float().clone() for name, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module):
+        """Move towards `model`'s weights by one step."""
+        step, self.updates = self.updates, self.updates + 1
+        decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
+        averages, now = [], []
+        for name, parameter in trained_parameters(model).items():
+            part, average = held_part(parameter), self.average[name]
+            if part.dtype == average.dtype and part.device == average.device:
+                averages.append(average)
+                now.append(part)
+            else:  # bf16 weights, or weights that are kept in the host's memory
+                average.lerp_(part.to(average), 1 - decay)
+        if averages:
+            torch._foreach_lerp_(averages, now, 1 - decay)
+
+    @contextlib.contextmanager
+    def swapped(self, model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        """Inside, `model` has the averaged weights (rounded to its own type); after it, its own, bit for bit.
+
+        Every rank enters it.
+        """
+        parameters = trained_parameters(model)
+        own = {name: held_part(p).detach().clone() for name, p in parameters.items()}
+        try:
+            _put(parameters, self.average)
+            yield model
+        finally:
+            _put(parameters, own)
+
+    def state_dict(self, keep: bool = True) -> dict:
+        """`updates`, and `average`: name -> the whole average, on the CPU. Every rank calls it.
+
+        Args:
+            keep: False leaves `average` empty, on ranks that only lend their parts.
+        """
+        average = {}
+        for name, part in self.average.items():  # one at a time: no device need hold them all
+            whole = whole_of(part, self._parameters[name])
+            if keep:
+                average[name] = whole.to("cpu", copy=True).contiguous()
+        return {"updates": self.updates, "average": average}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict):
+        """Take this rank's part of whole averages, whatever number of ranks wrote them.
+
+        Raises:
+            ValueError: averages of another model.
+        """
+        if differing := sorted(state["average"].keys() ^ self.average.keys()):
+            raise ValueError(
+                f"The moving average in this checkpoint is of another model: {differing[0]} is in one only."
+            )
+        for name, whole in state["average"].items():
+            part = self.average[name]
+            part.copy_(part_of(whole, part, self._parameters[name]))
+        self.updates = state["updates"]
+
+
+def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter, without what wrappers add to the names; what is not trained stays what it is."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            for wrapper in WRAPPERS:
+                name = name.replace(wrapper, "")
+            found[name] = parameter
+    return found
+
+
+def held_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The part of a parameter that this rank holds, sharing its memory."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.data
+    if hasattr(parameter, "to_local"):
+        return parameter.detach().to_local()
+    return parameter.data
+
+
+def whole_of(part: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """All ranks' parts put together in `parameter`'s shape. Every rank calls it."""
+    if hasattr(parameter, "ds_tensor"):
+        group = parameter.ds_process_group
+        ranks = torch.distributed.get_world_size(group)
+        parts = [torch.empty_like(part) for _ in range(ranks)]
+        torch.distributed.all_gather(parts, part.contiguous(), group=group)
+        return torch.cat([p.flatten() for p in parts])[: parameter.ds_numel].view(parameter.ds_shape)
+    if hasattr(parameter, "to_local"):
+        from torch.distributed.tensor import DTensor
+
+        return DTensor.from_local(
+            part,
+            parameter.device_mesh,
+            parameter.placements,
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        ).full_tensor()
+    return part
+
+
+def part_of(whole: torch.Tensor, part: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """This rank's part of a whole value, shaped as `part`."""
+    if hasattr(parameter, "ds_tensor"):
+        rank, flat = torch.distributed.get_rank(parameter.ds_process_group), whole.flatten()
+        here = flat[rank * part.numel() : (rank + 1) * part.numel()]
+        return torch.nn.functional.pad(here, (0, part.numel() - here.numel())).view_as(part)  # the last part is padded
+    if hasattr(parameter, "to_local"):
+        from torch.distributed.tensor import distribute_tensor
+
+        # Every rank has read the same file, so nothing need be sent.
+        return distribute_tensor(
+            whole.to(part.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+        ).to_local()
+    return whole
+
+
+@torch.no_grad()
+def _put(parameters: dict[str, torch.nn.Parameter], values: dict[str, torch.Tensor]):
+    gathered = [p for p in parameters.values() if getattr(p, "ds_status", None) is not None and _is_gathered(p)]
+    if gathered:
+        # ZeRO-3 keeps small parameters gathered; they would go on showing what their parts were.
+        gathered[0].partition(param_list=gathered, has_been_updated=False)
+    for name, parameter in parameters.items():
+        held_part(parameter).copy_(values[name])
+    if gathered:
+        gathered[0].all_gather(param_list=gathered)
+
+
+def _is_gathered(parameter) -> bool:
+    return parameter.ds_status.name == "AVAILABLE"

@@ -1,0 +1,71 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""The speed benchmark at its quick size: every row trains, and what it reports adds up."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+pytest.importorskip("timm")
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "bench.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench", RECIPE)
+    module = sys.modules["bench"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+    yield module
+    torch.set_num_threads(threads)
+    del sys.modules["bench"]
+
+
+def run(bench, monkeypatch, tmp_path, *flags) -> dict:
+    monkeypatch.setattr(sys, "argv", ["bench.py", "pretrain", "--quick", "--output_dir", str(tmp_path), *flags])
+    bench.main()
+    return json.loads((tmp_path / "results.json").read_text())["metrics"]
+
+
+def test_rows_side_by_side(bench, monkeypatch, tmp_path):
+    metrics = run(bench, monkeypatch, tmp_path, "--no_memory", "--no_startup", "--ranks", "--sizes")
+    rows = metrics["rows"]
+    assert list(rows)[0] == bench.PEER and {bench.CACHED, bench.ONLINE, bench.RELEASED, bench.TEACHER_ALONE} < set(rows)
+    assert rows[bench.PEER]["ratio"] == 1 and all(row["images_per_s"] > 0 for row in rows.values())
+    for row in rows.values():
+        assert row["ratio_lowest"] <= row["ratio"] <= row["ratio_highest"]
+    assert "ratio_to_released" in rows[bench.CACHED]
+    table = (tmp_path / "table.md").read_text()
+    assert all(f"| {name} |" in table for name in rows)
+
+
+def test_flops_of_the_rows_at_full_size(bench):
+    """The published fast config does less than ViTMAE even with the teacher; the peers' are counted, not guessed."""
+    cached = bench.step_flops(bench.config_of("urfm_base_fast.yaml", quick=False))
+    released = bench.step_flops(bench.config_of("urfm_base.yaml", quick=False))
+    mae = bench.peer_flops(bench.ViTMAEForPreTraining, bench.ViTMAEConfig())
+    simmim = bench.peer_flops(bench.ViTForMaskedImageModeling, bench.ViTConfig(encoder_stride=16), 196)
+    assert cached < mae / 2 < mae < released < simmim * 1.5
+    assert 57e9 < mae < 60e9 and 100e9 < simmim < 110e9
+
+
+def test_peak_memory_is_the_same_every_time(bench):
+    layers = torch.nn.Sequential(torch.nn.Linear(256, 1024), torch.nn.GELU(), torch.nn.Linear(1024, 256))
+    peaks = [bench.peak_memory(lambda x: layers(x).sum(), torch.randn(64, 256)) for _ in range(2)]
+    # Both hidden activations and the output are held at the end of the forward pass.
+    assert peaks[0] == peaks[1] >= 4 * 64 * (1024 + 1024 + 256)
+
+
+@pytest.mark.slow
+def test_everything(bench, monkeypatch, tmp_path):
+    metrics = run(bench, monkeypatch, tmp_path, "--ranks", "2")
+    for name, row in metrics["rows"].items():
+        assert name == bench.TEACHER_ALONE or row["peak_mb_per_image"] >= row["peak_mb_per_image_checkpointed"] >= 0
+    assert set(metrics["startup_s"]) == {bench.PEER, bench.CACHED}
+    assert metrics["ranks"]["2"]["images_per_s"] > 0 and metrics["sizes"]["small"]["images_per_s"] > 0
+    for shares in metrics["time_goes"].values():
+        assert sum(shares.values()) == pytest.approx(1, abs=0.01)
