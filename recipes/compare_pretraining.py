@@ -5,8 +5,9 @@
     python recipes/compare_pretraining.py --arms fast cached --seeds 0   # a part of it
     python recipes/compare_pretraining.py --num_train_epochs 2 --seeds 0 # does it run?
 
-Each arm is `recipes/pretrain.py` on the demo's data with the demo's encoder (3 layers x 192, 128 px) and teacher, and a
-decoder of the same proportions as in the full-size configuration that it stands for:
+Each arm is `recipes/pretrain.py` on the demo's data with the demo's teacher and encoder (3 layers x 192, 128 px), but with
+patches of 8 px: 256 of them, near ViT-B/16's 196. The decoder has the proportions of the full-size configuration that the
+arm stands for:
 
 - released: MAE's decoder as wide as the encoder and two thirds as deep, all hidden patches predicted, teacher online
   (urfm_base.yaml)
@@ -43,17 +44,18 @@ from modeling_urfm.hub.results import run_facts, write_json
 
 HERE = Path(__file__).resolve().parent
 FAST = {
-    "mask_ratio": 0.8, "decoder_type": "cross_attention", "decoder_mask_fraction": 0.25, "decoder_hidden_size": 96,
-    "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 3, "decoder_intermediate_size": 384,
+    "patch_size": 8, "mask_ratio": 0.8,
+    "decoder_type": "cross_attention", "decoder_mask_fraction": 0.25,
+    "decoder_hidden_size": 96, "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 3, "decoder_intermediate_size": 384,
 }  # fmt: skip
-ARMS = {
-    "released": {
-        "mask_ratio": 0.75, "decoder_type": "self_attention", "decoder_hidden_size": 192, "decoder_num_hidden_layers": 2,
-        "decoder_num_attention_heads": 3, "decoder_intermediate_size": 768, "decoder_mask_fraction": 1.0,
-    },
-    "fast": FAST,
-    "cached": FAST,
+RELEASED = {
+    "patch_size": 8, "mask_ratio": 0.75,
+    "decoder_type": "self_attention", "decoder_mask_fraction": 1.0,
+    "decoder_hidden_size": 192, "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 3, "decoder_intermediate_size": 768,
 }  # fmt: skip
+ARMS = {"released": RELEASED, "fast": FAST, "cached": FAST}
 PROBE_SEED = 9_100_001  # phantoms that neither training nor the evaluations on the way have seen
 
 
@@ -92,8 +94,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="Configurations.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Each arm runs once with each.")
-    parser.add_argument("--num_train_epochs", type=float, default=15, help="Passes over the demo's data.")
-    parser.add_argument("--eval_steps", type=int, default=100, help="Steps between two points of a curve.")
+    parser.add_argument("--num_train_epochs", type=float, default=8, help="Passes over the demo's data.")
+    parser.add_argument("--eval_steps", type=int, default=60, help="Steps between two points of a curve.")
     parser.add_argument(
         "--probe_patients", type=int, default=3000, help="Phantoms of the final probes, half for testing."
     )

@@ -47,9 +47,22 @@ from modeling_urfm.modeling_urfm import patchify
 from modeling_urfm.pretraining import dry_run
 from modeling_urfm.pretraining.arguments import augmentation_strengths, parse_arguments
 from modeling_urfm.pretraining.batches import DeviceBatches, Normalize
-from modeling_urfm.pretraining.checkpoints import find_checkpoint, load_checkpoint, read_progress, save_checkpoint
+from modeling_urfm.pretraining.checkpoints import (
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
 from modeling_urfm.pretraining.ema import ShardedEMA
-from modeling_urfm.pretraining.engine import check_wrapped, follow_launcher, make_accelerator, whole_state_dict
+from modeling_urfm.pretraining.engine import (
+    check_wrapped,
+    engine_name,
+    follow_launcher,
+    make_accelerator,
+    precision,
+    whole_state_dict,
+)
 from modeling_urfm.pretraining.flops import matmul_rate, step_flops
 from modeling_urfm.pretraining.guard import StepGuard, StopSignals, ignore_stop_signals
 from modeling_urfm.pretraining.masking import PatchMasks, batch_mask
@@ -61,7 +74,7 @@ from modeling_urfm.pretraining.schedules import (
     scaled_learning_rate,
     set_peak,
 )
-from modeling_urfm.pretraining.startup import check_writable, initial_model, open_target_cache
+from modeling_urfm.pretraining.startup import check_writable, initial_model, open_target_cache, run_fingerprint
 from modeling_urfm.pretraining.teacher import TeacherError, load_teacher
 from modeling_urfm.pretraining.tracing import step_trace
 
@@ -126,25 +139,23 @@ def main():
     learning_rate = args.learning_rate or scaled_learning_rate(args.base_learning_rate, global_batch)
     strengths = augmentation_strengths(args.augment)
     progress = {"step": 0, "position": 0, "history": [], "evaluations": [], "unreadable": {}, "skipped": 0,
-                "training_s": 0.0}  # fmt: skip
+                "training_s": 0.0, "began": time.time()}  # fmt: skip
     if checkpoint:
         progress = read_progress(checkpoint)
+    elif accelerator.is_main_process and (there := list_checkpoints(output_dir)):
+        logger.warning(
+            "%s holds checkpoints of an earlier run, up to %s: remove them, or give another --output_dir. Until this run has "
+            "written one, --resume_from_checkpoint latest takes those.", output_dir, there[-1].name,
+        )  # fmt: skip
     length = RunLength(
         plan.length, global_batch, args.num_train_epochs, args.max_train_steps,
         start=(progress["step"], progress.get("position", 0)),
     )  # fmt: skip
     total_steps = length.total_steps
-    fingerprint = {
-        "corpus": corpus.fingerprint, "per_device_train_batch_size": args.per_device_train_batch_size,
-        "gradient_accumulation_steps": accumulation, "num_processes": ranks, "seed": args.seed,
-        "engine": str(accelerator.distributed_type).removeprefix("DistributedType."),
-        "total_steps": total_steps, "model": config.to_diff_dict(), "teacher": args.teacher,
-        "teacher_layer": args.teacher_layer, "teacher_normalize": args.teacher_normalize,
-        "target_cache": cache.key if cache else None, "min_crop_scale": args.min_crop_scale,
-        "balance": [args.balance_by, args.balance_temperature] if args.balance_by else None,
-        "max_images_per_source": args.max_images_per_source,
-        "augment": [strengths, args.augment_probability, args.augment_student_only] if strengths else None,
-    }  # fmt: skip
+    fingerprint = run_fingerprint(
+        args, config, corpus=corpus.fingerprint, target_cache=cache.key if cache else None, total_steps=total_steps,
+        num_processes=ranks, engine=engine_name(accelerator), mixed_precision=precision(accelerator),
+    )  # fmt: skip
     optimizer = make_optimizer(model, learning_rate, args.weight_decay, args.adam_beta2)
     scheduler = cosine_schedule(optimizer, length, args.warmup_ratio)
     log_run(model, args, global_batch, learning_rate, total_steps, accelerator)
@@ -219,8 +230,8 @@ def main():
     batches = DeviceBatches(loader, accelerator.device, grid, teacher, cache)
 
     # ---- the loop
-    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    peak_flops = matmul_rate(precision, accelerator.device)
+    computed_in = torch.bfloat16 if precision(accelerator) == "bf16" else torch.float32
+    peak_flops = matmul_rate(computed_in, accelerator.device)
     window = Window(accelerator, clock, step_flops(config), peak_flops)
     step, last = progress["step"], total_steps
     if args.dry_run:
@@ -256,10 +267,11 @@ def main():
             loss = torch.zeros((), device=accelerator.device)
             for batch in micro_batches:
                 with accelerator.accumulate(model):
-                    outputs = model(
-                        batch.pixels, target_features=batch.targets, bool_masked_pos=batch.mask, loss_mask=batch.loss_mask,
-                        predicted_indices=batch.predicted, num_items_in_batch=items,
-                    )  # fmt: skip
+                    with accelerator.autocast():  # FSDP2's own forward has none
+                        outputs = model(
+                            batch.pixels, target_features=batch.targets, bool_masked_pos=batch.mask, loss_mask=batch.loss_mask,
+                            predicted_indices=batch.predicted, num_items_in_batch=items,
+                        )  # fmt: skip
                     loss += outputs.loss.detach()
                     # Accelerate divides by the micro-steps and averages over the processes; `items` has done both.
                     accelerator.backward(guard.marked(outputs.loss) * accumulation * ranks)

@@ -1,7 +1,6 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """What a step trains on, on the device: normalised crops, which patches are hidden, and the teacher's features."""
 
-import atexit
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -73,13 +72,10 @@ class DeviceBatches:
         self.normalize, self.waited = Normalize(device), 0.0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.ahead: Batch | None = None
-        # Before multiprocessing's own, which waits for ever for workers that ignore SIGTERM (guard.ignore_stop_signals).
-        atexit.register(self.close)
 
     def close(self):
-        """End the loader's workers."""
-        atexit.unregister(self.close)
-        shut_down = getattr(self.loader, "_shutdown_workers", None)  # no other way to say so while a traceback holds it
+        """End the loader's workers, which read ahead."""
+        shut_down = getattr(self.loader, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()
 

@@ -9,6 +9,7 @@ of the same step that is in the way is renamed first and removed last, so that a
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,18 +18,19 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_model
 
 from ..configuration_urfm import URFMConfig
-from .ema import ShardedEMA
 
 
 logger = logging.getLogger(__name__)
-STATE, CHECKSUMS, EMA = "progress.json", "checksums.json", "ema.safetensors"
-# Fields of a fingerprint that say how the same images are shared out, not which ones are seen in which order.
+STATE, CHECKSUMS = "progress.json", "checksums.json"
+# Fields of a fingerprint that say how the same images are shared out and how fast is learnt from them, not which ones are
+# seen in which order.
 ELASTIC = (
     "num_processes", "per_device_train_batch_size", "gradient_accumulation_steps", "total_steps", "engine",
+    "learning_rate", "base_learning_rate", "warmup_ratio", "max_grad_norm",
 )  # fmt: skip
 # What a model's config says about its file, not about the model.
 NOT_THE_MODEL = ("transformers_version", "auto_map", "architectures", "dtype", "_name_or_path", "model_type")
@@ -49,7 +51,6 @@ def save_checkpoint(
     keep: int,
     rank_state: dict | None = None,
     config: URFMConfig | None = None,
-    ema: ShardedEMA | None = None,
     required: bool = False,
 ) -> Path | None:
     """Write `output_dir/checkpoint-STEP`; every rank calls it. The `keep` newest whole ones stay.
@@ -60,8 +61,7 @@ def save_checkpoint(
 
     Args:
         progress: JSON-able, the same on every rank. rank_state: what differs by rank, tensors and plain values.
-        config: of the model, as config.json. ema: its averages, whole, as ema.safetensors.
-        required: raise where nothing could be written, as there is no next time.
+        config: of the model, as config.json. required: raise where nothing could be written, as there is no next time.
 
     Raises:
         OSError: nothing could be written, and `required`, or the engine can't go on.
@@ -70,7 +70,7 @@ def save_checkpoint(
     temporary = output_dir / f".tmp-checkpoint-{step}"
     reason = _together(accelerator, _prepare, output_dir, temporary)
     if not reason:
-        reason = _write_states(accelerator, temporary, rank_state, ema)
+        reason = _write_states(accelerator, temporary, rank_state)
     if not reason:
         reason = _together(
             accelerator, _finish, temporary, {"step": step, **progress}, config, accelerator.num_processes, keep
@@ -125,7 +125,7 @@ def _prepare(output_dir: Path, temporary: Path):
     temporary.mkdir()
 
 
-def _write_states(accelerator, temporary: Path, rank_state: dict | None, ema: ShardedEMA | None) -> str | None:
+def _write_states(accelerator, temporary: Path, rank_state: dict | None) -> str | None:
     """Every rank's part, by the engine. Returns why it failed on some rank, or None."""
     reason = None
     # Plain names, whatever is wrapped around the model: one process and several can read each other's.
@@ -136,10 +136,6 @@ def _write_states(accelerator, temporary: Path, rank_state: dict | None, ema: Sh
         accelerator.save_state(str(temporary), safe_serialization=True)
         if rank_state is not None:
             torch.save(rank_state, temporary / f"rank_state_{accelerator.process_index}.bin")
-        if ema is not None:
-            state = ema.state_dict(keep=accelerator.is_main_process)
-            if accelerator.is_main_process:
-                save_file(state["average"], temporary / EMA, metadata={"updates": str(state["updates"])})
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch.save says so when a write fails; any other RuntimeError is no matter of the disk.
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in WRITE_FAILURES):
@@ -382,7 +378,8 @@ def _find(asked: str, output_dir: Path) -> Path | None:
         logger.warning("--resume_from_checkpoint latest: no checkpoint in %s, starting from zero.", output_dir)
         return None
     reasons = []
-    for folder in reversed(there):
+    # A run that was begun anew here has lower steps than one before it, and is the one that is meant.
+    for folder in sorted(there, key=lambda path: (_began(path), _step(path)), reverse=True):
         wrong = damage_of(folder)
         if not wrong:
             return folder
@@ -393,6 +390,14 @@ def _find(asked: str, output_dir: Path) -> Path | None:
         f"--resume_from_checkpoint latest: every checkpoint in {output_dir} is damaged ({'; '.join(reasons)}). To start from "
         "zero, move them away."
     )
+
+
+def _began(folder: Path) -> float:
+    """When the run that wrote it was begun, in seconds since 1970; without an answer it is looked at first."""
+    try:
+        return float(json.loads((folder / STATE).read_text()).get("began", 0.0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return math.inf
 
 
 # ---------------------------------------------------------------- loading
@@ -413,13 +418,11 @@ def read_progress(folder: Path) -> dict:
     return progress
 
 
-def load_checkpoint(
-    accelerator, folder: Path, fingerprint: dict, elastic: bool = False, ema: ShardedEMA | None = None
-) -> dict:
+def load_checkpoint(accelerator, folder: Path, fingerprint: dict, elastic: bool = False) -> dict:
     """Restore all that `accelerator` holds; returns the progress that was saved, with this rank's `rank_state` if any.
 
     Args:
-        elastic: the fields in ELASTIC may differ, where the engine's files allow it. ema: is given its averages.
+        elastic: the fields in ELASTIC may differ, where the engine's files allow it.
 
     Raises:
         ValueError: the checkpoint is of another run or version; every field that differs is named.
@@ -427,9 +430,6 @@ def load_checkpoint(
     folder = Path(folder)
     progress = read_progress(folder)
     check_same_run(folder, progress, fingerprint, elastic)
-    if (folder / EMA).is_file() != (ema is not None):
-        there, here = ("with", "without") if ema is None else ("without", "with")
-        raise ValueError(f"{folder} was written {there} --ema_decay, this run is {here} it. Resume as it was begun.")
     handle = accelerator.register_load_state_pre_hook(lambda models, _: _load_unwrapped(accelerator, models, folder))
     try:
         accelerator.load_state(str(folder))
@@ -437,12 +437,6 @@ def load_checkpoint(
         handle.remove()
     # Accelerate counts micro-steps, of which another accumulation makes another number; checkpoints are between steps.
     accelerator.step = 0
-    if ema is not None:
-        with safe_open(folder / EMA, "pt") as file:
-            ema.load_state_dict({
-                "updates": int(file.metadata()["updates"]),
-                "average": {name: file.get_tensor(name) for name in file.keys()},
-            })  # fmt: skip
     rank_state = folder / f"rank_state_{accelerator.process_index}.bin"
     if rank_state.is_file():
         progress["rank_state"] = torch.load(rank_state, map_location="cpu", weights_only=True)
@@ -453,7 +447,7 @@ def _load_unwrapped(accelerator, models: list, folder: Path):
     """Plain names into the plain model; Accelerate then has none left to load. Engines that save themselves give none."""
     for number, model in enumerate(models):
         file = folder / (f"model_{number}.safetensors" if number else "model.safetensors")
-        load_model(accelerator.unwrap_model(model), file, device=str(accelerator.device))
+        load_model(accelerator.unwrap_model(model), file)
     models.clear()
 
 

@@ -34,7 +34,7 @@ def describe(facts: dict) -> str:
     place = next(p for p in (Path(facts["output_dir"]), *Path(facts["output_dir"]).resolve().parents) if p.exists())
     rows = [
         ("model", f"encoder {facts['encoder'] / 1e6:.1f} M parameters, with decoder {facts['whole'] / 1e6:.1f} M"),
-        ("engine", f"{'plain' if facts['engine'] == 'NO' else facts['engine']}, {facts['ranks']} x {facts['device']}"),
+        ("engine", f"{facts['engine']}, {facts['ranks']} x {facts['device']}"),
         ("data", f"{facts['images']} images, {facts['images_per_epoch']} an epoch"),
         ("steps", f"{facts['total_steps']} of {facts['global_batch']} images ({facts['batch']}): {epochs:.1f} epochs"),
         ("speed", f"{facts['global_batch'] / facts['step_s']:.1f} images/s, {facts['step_s']:.2f} s a step, of which "

@@ -57,17 +57,15 @@ class ShardedEMA:
         finally:
             _put(parameters, own)
 
-    def state_dict(self, keep: bool = True) -> dict:
-        """`updates`, and `average`: name -> the whole average, on the CPU. Every rank calls it.
-
-        Args:
-            keep: False leaves `average` empty, on ranks that only lend their parts.
+    def state_dict(self) -> dict:
+        """`updates`, and `average`: name -> the whole average, on the CPU of rank 0, which writes checkpoints; empty on
+        the others, which lend their parts. Every rank calls it.
         """
         average = {}
         for name, part in self.average.items():  # one at a time: no device need hold them all
             whole = whole_of(part, self._parameters[name])
-            if keep:
-                average[name] = whole.to("cpu", copy=True).contiguous()
+            if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+                average[name] = whole.to("cpu", copy=True)
         return {"updates": self.updates, "average": average}
 
     @torch.no_grad()
@@ -75,8 +73,10 @@ class ShardedEMA:
         """Take this rank's part of whole averages, whatever number of ranks wrote them.
 
         Raises:
-            ValueError: averages of another model.
+            ValueError: averages of another model, or written by an earlier version.
         """
+        if "average" not in state:
+            raise ValueError("The moving average in this checkpoint was written by an earlier version.")
         if differing := sorted(state["average"].keys() ^ self.average.keys()):
             raise ValueError(
                 f"The moving average in this checkpoint is of another model: {differing[0]} is in one only."

@@ -199,6 +199,14 @@ def _prepare_fsdp(accelerator: Accelerator):
         )
 
 
+def engine_name(accelerator: Accelerator) -> str:
+    """ "plain" for one process, else what joins several: "MULTI_GPU", "DEEPSPEED ZeRO-2", "FSDP" ..."""
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        return f"{kind.value} ZeRO-{accelerator.state.deepspeed_plugin.deepspeed_config['zero_optimization']['stage']}"
+    return "plain" if kind == DistributedType.NO else kind.value
+
+
 def precision(accelerator: Accelerator) -> str:
     """What matrix products run in: "no", "bf16" or "fp16". Under DeepSpeed `accelerator.mixed_precision` doesn't know."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -277,7 +285,7 @@ def _whole(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         part = tensor.ds_tensor.detach().to(device).contiguous().view(-1)
         ranks = torch.distributed.get_world_size(tensor.ds_process_group)
         gathered = part.new_empty(ranks * part.numel())
-        torch.distributed.all_gather_into_tensor(gathered, part, group=tensor.ds_process_group)
+        torch.distributed.all_gather(list(gathered.chunk(ranks)), part, group=tensor.ds_process_group)
         return gathered[: tensor.ds_numel].view(tensor.ds_shape)
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 

@@ -5,12 +5,14 @@ Both are decided for all ranks together, in one all-reduce of two numbers a step
 skipped by the optimizer's own kernel, and what the host has to know it reads a step later.
 """
 
+import atexit
 import json
 import logging
 import math
+import mmap
+import multiprocessing.util  # noqa: F401
 import os
 import signal
-import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,22 +54,26 @@ class StopSignals:
         self.name = signal.Signals(number).name
 
 
+# Readers are forked from the training process, and see in this byte that it is about to end. Registered after that of
+# multiprocessing, so run before it tells them to end and waits for them.
+_owner, _ending = os.getpid(), mmap.mmap(-1, 1)
+atexit.register(_ending.write_byte, 1)
+
+
 def ignore_stop_signals(worker: int):
-    """`worker_init_fn` of a loader: its readers end when the training process says so, not when a signal says so to all.
+    """`worker_init_fn` of a loader: its readers end with the training process, not when a signal is sent to all.
 
     Slurm signals every process of a job; without its readers a run could not finish its step and save.
     """
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # elsewhere than on Linux the sender of a signal can't be had
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    if os.getppid() != _owner:
+        return  # started in another way than by a fork: it could not be told to end
+    for number in STOPPING:
+        signal.signal(number, _come_to_reader)
 
 
-def _end_with_parent(parent: int):
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+def _come_to_reader(number, frame):
+    if _ending[0]:
+        os._exit(0)
 
 
 @dataclass
@@ -220,6 +226,7 @@ class StepGuard:
             else f"Step {step.number}: {self.in_a_row} steps in a row had a loss or a gradient that is not finite"
         )
         raise FloatingPointError(
-            f"{what}; {last}. The images are in {here}. If they are sound, lower --learning_rate or --max_grad_norm and resume, "
+            f"{what}; {last}. The images are in {here}. If they are sound, lower --learning_rate or --max_grad_norm and "
+            "resume with --allow_elastic_resume, "
             "or begin anew."
         )

@@ -60,3 +60,18 @@ def open_target_cache(args, config: URFMConfig, corpus) -> TargetCache:
     key = cache_key(corpus, args.teacher, args.teacher_layer, teacher)
     side = config.image_size // config.patch_size
     return TargetCache.open(args.target_cache, key, (side, side), args.teacher_normalize)
+
+
+def run_fingerprint(args, config: URFMConfig, **known) -> dict:
+    """What must be the same for a run to be resumed exactly; `checkpoints.ELASTIC` names what may differ on request.
+
+    Args:
+        known: what the flags alone don't tell, such as `corpus` (its fingerprint) or `num_processes`.
+    """
+    given = (
+        "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "base_learning_rate",
+        "warmup_ratio", "weight_decay", "adam_beta2", "max_grad_norm", "ema_decay", "teacher", "teacher_layer",
+        "teacher_normalize", "min_crop_scale", "balance_by", "balance_temperature", "max_images_per_source", "augment",
+        "augment_probability", "augment_student_only", "loss_on_scan_region",
+    )  # fmt: skip
+    return {**{name: getattr(args, name) for name in given}, "model": config.to_diff_dict(), **known}

@@ -332,8 +332,9 @@ OFFLOAD = ["--offload_optimizer_device", "cpu", "--offload_param_device", "cpu"]
 @pytest.mark.parametrize(
     "file, flags, precision, accumulation, kind",
     [
-        ("cpu_2proc", [], "no", 2, "MULTI_CPU"),
-        ("deepspeed_zero2_cpu", ["--zero_stage", "1"], "no", 2, "DEEPSPEED"),
+        # What tests/recipes/test_engines.py shows over fifty steps of the recipe is repeated here by hand alone.
+        pytest.param("cpu_2proc", [], "no", 2, "MULTI_CPU", marks=pytest.mark.long),
+        pytest.param("deepspeed_zero2_cpu", ["--zero_stage", "1"], "no", 2, "DEEPSPEED", marks=pytest.mark.long),
         ("deepspeed_zero2_cpu", [], "bf16", 2, "DEEPSPEED"),
         ("deepspeed_zero3_cpu", OFFLOAD, "no", 1, "DEEPSPEED"),
         ("deepspeed_zero3_cpu", [], "bf16", 1, "DEEPSPEED"),
@@ -366,9 +367,11 @@ def test_every_engine_takes_the_steps_of_one_process(tmp_path, one_process, file
     "file, flags",
     [
         ("multi_node", []),
-        ("deepspeed_zero2_cpu", ["--same_network", "--deepspeed_multinode_launcher", "standard"]),
+        pytest.param(
+            "deepspeed_zero2_cpu", ["--same_network", "--deepspeed_multinode_launcher", "standard"], marks=pytest.mark.long
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_launcher_on_each_of_two_machines_makes_one_run(tmp_path, one_process, file, flags):
     """Both on this one: the files and flags of the README's Slurm script."""
     if flags:

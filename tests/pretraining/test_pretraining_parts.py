@@ -91,7 +91,7 @@ def test_a_flag_overrides_the_file_and_the_file_the_default(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["urfm_small", "urfm_base", "urfm_large", "urfm_huge", "demo"])
+@pytest.mark.parametrize("name", ["urfm_small", "urfm_base", "urfm_base_fast", "urfm_large", "urfm_huge", "demo"])
 def test_every_preset_parses(name):
     args, config = parse_arguments(DEMO, ["--config", str(RECIPES / "configs" / f"{name}.yaml"), "--dataset", "x"])
     assert config.num_masked_patches > 0 and args.base_learning_rate > 0

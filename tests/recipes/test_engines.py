@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -122,10 +123,18 @@ def test_slurms_warning_to_every_process_ends_the_run_with_a_checkpoint(images, 
         "5",
     ]
     shell = ["bash", "-c", 'trap "" USR1; exec "$@"', "bash", *launch]
-    run = subprocess.Popen(shell, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = subprocess.Popen(shell, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     while not list(output.glob("checkpoint-*")) and run.poll() is None:
         time.sleep(0.1)
-    os.killpg(run.pid, signal.SIGUSR1)
-    errors = run.communicate(timeout=120)[1]
-    assert run.returncode == 0, errors[-3000:]
+    processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+    assert len(processes) >= 5  # the launcher, two ranks and the reader of each
+    for process in processes:
+        process.send_signal(signal.SIGUSR1)
+    try:
+        errors = run.communicate(timeout=120)[1]
+    finally:
+        alive = psutil.wait_procs(processes, timeout=10)[1]
+        for process in alive:
+            process.kill()
+    assert run.returncode == 0 and not alive, errors[-3000:]
     assert "SIGUSR1: checkpoint written after step" in errors and not (output / "results.json").exists()

@@ -1,7 +1,8 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """recipes/pretrain.py killed, told to stop, damaged and resumed: the weights are bit for bit those of one run.
 
-`pytest -m distributed` kills four times; `pytest -m long` twenty times and more, over every engine that a CPU has.
+`pytest -m "distributed and not long"` kills four times; `pytest -m long` two dozen times more, over every engine that a CPU
+has.
 """
 
 import json
@@ -148,13 +149,13 @@ def whole(folder):
     [("one", ONE, ["--ema_decay", "0.9", "--drop_path_rate", "0.1"]), ("zero2", ZERO2, [])],
     ids=["one", "zero2"],
 )
-def test_killed_four_times_the_weights_are_those_of_one_run(folder, name, engine, options):
+def test_killed_twice_the_weights_are_those_of_one_run(folder, name, engine, options):
     if engine is ZERO2:
         pytest.importorskip("deepspeed")
     expected = Run(folder, f"{name}-whole", engine, *options)
     weights = expected.finish()
     run = Run(folder, f"{name}-killed", engine, *options)
-    got, _ = kill_and_resume(run, 4, random.Random(0))
+    got, _ = kill_and_resume(run, 2, random.Random(0))
     same(weights, got)
     assert expected.losses() == run.losses() and len(run.losses()) == STEPS
     assert len(list(run.output.glob("checkpoint-*"))) == 2 and not list(run.output.glob(".*checkpoint*"))
@@ -221,8 +222,9 @@ def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(folder, whole):
 @pytest.mark.parametrize(
     ("engine", "number", "to"),
     [
-        (ONE, signal.SIGTERM, "group"), (ONE, signal.SIGUSR1, "process"), (LAUNCHED, signal.SIGTERM, "process"),
-        (LAUNCHED, signal.SIGUSR1, "process"), (DDP, signal.SIGTERM, "process"), (DDP, signal.SIGUSR1, "ranks"),
+        (ONE, signal.SIGTERM, "group"), pytest.param(ONE, signal.SIGUSR1, "process", marks=pytest.mark.long),
+        (LAUNCHED, signal.SIGTERM, "process"), pytest.param(LAUNCHED, signal.SIGUSR1, "process", marks=pytest.mark.long),
+        pytest.param(DDP, signal.SIGTERM, "process", marks=pytest.mark.long), (DDP, signal.SIGUSR1, "ranks"),
     ],
     ids=["one-TERM-all", "one-USR1", "launcher-TERM", "launcher-USR1", "ddp-launcher-TERM", "ddp-USR1-ranks"],
 )  # fmt: skip
