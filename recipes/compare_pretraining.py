@@ -94,16 +94,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="Configurations.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Each arm runs once with each.")
-    parser.add_argument("--num_train_epochs", type=float, default=8, help="Passes over the demo's data.")
-    parser.add_argument("--eval_steps", type=int, default=60, help="Steps between two points of a curve.")
+    parser.add_argument("--num_train_epochs", type=float, default=6, help="Passes over the demo's data.")
+    parser.add_argument("--eval_steps", type=int, default=50, help="Steps between two points of a curve.")
     parser.add_argument(
         "--probe_patients", type=int, default=3000, help="Phantoms of the final probes, half for testing."
     )
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="Runs side by side, one core each.")
     parser.add_argument("--output_dir", default="compared", help="Folder for runs, results.json and curves.png.")
-    parser.add_argument(
-        "--more", nargs=argparse.REMAINDER, default=[], help="Further flags of recipes/pretrain.py, last."
-    )
+    parser.add_argument("--phantom_patients", type=int, default=450, help="Patients of the demo's data, 4 frames each.")
     return parser.parse_args(argv)
 
 
@@ -114,7 +112,7 @@ def name(arm: str, seed: int) -> str:
 def cache(output_dir: Path, args):
     """Targets of the demo's data; finished parts of it are kept."""
     command = [sys.executable, str(HERE / "cache_targets.py"), "--dataset", "demo", "--teacher", "demo",
-               "--output_dir", str(output_dir / "targets")]  # fmt: skip
+               "--phantom_patients", str(args.phantom_patients), "--output_dir", str(output_dir / "targets")]  # fmt: skip
     run(command, output_dir / "cache.log")
 
 
@@ -123,11 +121,13 @@ def train(arm: str, seed: int, output_dir: Path, cores: queue.SimpleQueue, args)
     folder = output_dir / name(arm, seed)
     if (folder / "results.json").is_file():
         return
-    flags = ARMS[arm] | {"seed": seed, "output_dir": folder, "num_train_epochs": args.num_train_epochs,
-                         "eval_steps": args.eval_steps, "logging_steps": 50, "resume_from_checkpoint": "latest"}  # fmt: skip
+    flags = ARMS[arm] | {
+        "seed": seed, "output_dir": folder, "num_train_epochs": args.num_train_epochs, "eval_steps": args.eval_steps,
+        "phantom_patients": args.phantom_patients, "logging_steps": 50, "resume_from_checkpoint": "latest",
+    }  # fmt: skip
     if arm == "cached":
         flags["target_cache"] = output_dir / "targets"
-    command = [sys.executable, str(HERE / "pretrain.py"), *args.more]
+    command = [sys.executable, str(HERE / "pretrain.py")]
     for flag, value in flags.items():
         command += [f"--{flag}", str(value)]
     mine = cores.get()

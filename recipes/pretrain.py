@@ -18,6 +18,7 @@ write a checkpoint first, the same command with `--resume_from_checkpoint latest
 """
 
 import logging
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -95,7 +96,6 @@ def main():
     output_dir = Path(args.output_dir)
     check_writable(output_dir)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir, accelerator)
-    set_seed(args.seed)
 
     # ---- the teacher first: one that can't be had is known before any data is read
     teacher = None
@@ -129,6 +129,7 @@ def main():
     if features and features.hidden_size != config.target_hidden_size:
         was, config.target_hidden_size = config.target_hidden_size, features.hidden_size
         logger.info("target_hidden_size: %d, the teacher's (the config has %d)", features.hidden_size, was)
+    set_seed(args.seed)  # every process begins with the same weights
     model = initial_model(config, args.init_from)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -163,6 +164,7 @@ def main():
     checkpoint_size = dry_run.checkpoint_bytes(model, bool(args.ema_decay))
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     check_wrapped(accelerator, model)
+    set_seed(args.seed, device_specific=True)  # and drops other paths
     ema = ShardedEMA(accelerator.unwrap_model(model), args.ema_decay) if args.ema_decay else None
     if ema:
         accelerator.register_for_checkpointing(ema)
@@ -298,7 +300,8 @@ def main():
                 progress["history"].append(entry)
                 accelerator.log({k: v for k, v in entry.items() if k != "step" and v is not None}, step=step)
                 bar.set_postfix_str(
-                    f"loss {entry['loss']:.4f}, lr {entry['learning_rate']:.1e}, {entry['images_per_s']:.0f} images/s"
+                    f"loss {entry['loss'] or math.nan:.4f}, lr {entry['learning_rate']:.1e}, "
+                    f"{entry['images_per_s']:.0f} images/s"
                 )
                 window.restart(batches.waited)
             if (args.eval_steps and step % args.eval_steps == 0) or step == total_steps:
@@ -395,8 +398,9 @@ def of_history(history: list[dict]) -> dict:
         values = sorted(entry[name] for entry in history if entry.get(name) is not None)
         return round(values[len(values) // 2], 4) if values else None
 
+    losses = [round(entry["loss"], 4) for entry in history if entry["loss"] is not None] or [None]
     return {
-        "loss_first": round(history[0]["loss"], 4), "loss_last": round(history[-1]["loss"], 4),
+        "loss_first": losses[0], "loss_last": losses[-1],
         "data_wait": median("data_wait"), "mfu": median("mfu"), "memory_gib": median("memory_gib"),
     }  # fmt: skip
 

@@ -30,7 +30,7 @@ def plot_loss(history: list[dict], evaluations: list[dict], path: Path, loss_nam
     rows = 1 + bool(evaluations)
     figure, axes = _figure(rows, 1, (6.4, 2.6 * rows))
     axis = axes[0, 0]
-    steps, losses = [h["step"] for h in history], np.array([h["loss"] for h in history])
+    steps, losses = [h["step"] for h in history], np.array([h["loss"] for h in history], dtype=float)  # None: skipped
     axis.plot(steps, losses, color=ACCENT, alpha=0.35, linewidth=1)
     window = max(1, len(losses) // 20)
     if len(losses) >= 3 * window:

@@ -67,7 +67,7 @@ class Window:
             total += torch.where(taken, value, 0.0)
         self.images += images
 
-    def entry(self, waited: float) -> dict[str, float]:
+    def entry(self, waited: float) -> dict[str, float | None]:
         """Means of the window, over all processes: `loss`, `grad_norm`, `images_per_s`, `data_wait` (share of the time),
         `mfu` (model FLOPs over what the device could do) and `memory_gib` (peak of this process).
 
@@ -77,8 +77,9 @@ class Window:
         loss = self.accelerator.reduce(self.loss, reduction="sum")
         speed = self.images / elapsed
         values = {
-            "loss": (loss / self.taken).item(),  # NaN where every step was skipped
-            "grad_norm": (self.norm / self.taken).item(),
+            # None where every step was skipped
+            "loss": (loss / self.taken).item() if self.taken else None,
+            "grad_norm": (self.norm / self.taken).item() if self.taken else None,
             "images_per_s": speed,
             "data_wait": (waited - self.waited) / elapsed,
             "memory_gib": peak_memory(self.accelerator.device) / 2**30,

@@ -111,6 +111,9 @@ def test_a_window_means_over_the_steps_that_were_taken():
     window.restart(0.5)
     window.add(torch.tensor(5.0), torch.tensor(1.0), torch.tensor(0.0), images=8)
     assert window.entry(0.5)["loss"] == 5.0 and window.entry(0.5)["data_wait"] == 0
+    window.restart(0.5)
+    window.add(torch.tensor(float("nan")), 1.0, torch.tensor(1.0), images=8)
+    assert window.entry(0.5)["loss"] is None
     with clock.paused():
         before = clock._ended
         time.sleep(0.05)
