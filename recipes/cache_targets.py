@@ -119,7 +119,7 @@ def main():
         desc="teacher's features", disable=not accelerator.is_main_process,
     )  # fmt: skip
     batches = iter(loader(images, [i for n in due for i in cut(spans[n], args.per_device_batch_size)], args))
-    with ThreadPoolExecutor(max(1, usable_cores() // max(1, accelerator.num_processes))) as packers:
+    with ThreadPoolExecutor(usable_cores()) as packers:
         for number in due:
             write(folder / cache.shard_name(number, of), spans[number], batches, teacher, codec, packers, bar)
     bar.close()
@@ -181,7 +181,7 @@ def make_accelerator() -> Accelerator:
             "compute everything. On processors: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/cache_targets.py"
         )
     if on_cpu:  # launchers leave one thread to a process
-        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        torch.set_num_threads(usable_cores())
     return accelerator
 
 

@@ -68,7 +68,8 @@ def main():
     if "cached" in args.arms:
         cache(output_dir, args)
     cores = queue.SimpleQueue()
-    for part in np.array_split(sorted(os.sched_getaffinity(0)), args.jobs):
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else []
+    for part in np.array_split(sorted(affinity), args.jobs):
         cores.put(part.tolist())
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(runs), unit="run", desc="pre-training") as bar:
         for _ in pool.map(lambda run: train(*run, output_dir, cores, args), runs):
@@ -119,8 +120,6 @@ def cache(output_dir: Path, args):
 def train(arm: str, seed: int, output_dir: Path, cores: queue.SimpleQueue, args):
     """One run of `recipes/pretrain.py` on cores of its own, unless it is there."""
     folder = output_dir / name(arm, seed)
-    if (folder / "results.json").is_file():
-        return
     flags = ARMS[arm] | {
         "seed": seed, "output_dir": folder, "num_train_epochs": args.num_train_epochs, "eval_steps": args.eval_steps,
         "phantom_patients": args.phantom_patients, "logging_steps": 50, "resume_from_checkpoint": "latest",
@@ -130,6 +129,15 @@ def train(arm: str, seed: int, output_dir: Path, cores: queue.SimpleQueue, args)
     command = [sys.executable, str(HERE / "pretrain.py")]
     for flag, value in flags.items():
         command += [f"--{flag}", str(value)]
+    told = folder.with_suffix(".flags.json")
+    flags = {flag: str(value) for flag, value in flags.items()}
+    if told.is_file() and json.loads(told.read_text()) != flags:
+        raise SystemExit(
+            f"{folder} was trained with other flags ({told.name}): give another --output_dir, or remove both."
+        )
+    write_json(told, flags)
+    if (folder / "results.json").is_file():
+        return
     mine = cores.get()
     try:
         run(command, output_dir / f"{name(arm, seed)}.log", mine)

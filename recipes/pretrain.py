@@ -24,7 +24,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -64,10 +64,10 @@ from modeling_urfm.pretraining.engine import (
     precision,
     whole_state_dict,
 )
-from modeling_urfm.pretraining.flops import matmul_rate, step_flops
+from modeling_urfm.pretraining.flops import matmul_rate, step_flops, synchronize
 from modeling_urfm.pretraining.guard import StepGuard, StopSignals, ignore_stop_signals
 from modeling_urfm.pretraining.masking import PatchMasks, batch_mask
-from modeling_urfm.pretraining.meters import Clock, Window, peak_memory, target_cosine
+from modeling_urfm.pretraining.meters import Clock, Window, forget_peak_memory, peak_memory, target_cosine
 from modeling_urfm.pretraining.schedules import (
     RunLength,
     cosine_schedule,
@@ -212,11 +212,12 @@ def main():
     transform = PretrainTransform(
         config.image_size, scale=(args.min_crop_scale, 1.0), vertical_flip=0.5 * strengths.get("vertical_flip", 0.0)
     )
+    masks = PatchMasks(config, args.loss_on_scan_region)
     images = AugmentedCorpus(
         corpus, transform, args.seed,
         UltrasoundAugmentation(effects, args.augment_probability) if effects else None,
         student_only=args.augment_student_only and not cache,
-        masks=PatchMasks(config, args.loss_on_scan_region), targets=cache,
+        masks=masks, targets=cache,
     )  # fmt: skip
     loader = DataLoader(
         images,
@@ -232,19 +233,22 @@ def main():
     batches = DeviceBatches(loader, accelerator.device, grid, teacher, cache)
 
     # ---- the loop
-    computed_in = torch.bfloat16 if precision(accelerator) == "bf16" else torch.float32
+    computed_in = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision(accelerator), torch.float32)
     peak_flops = matmul_rate(computed_in, accelerator.device)
+    forget_peak_memory(accelerator.device)
     window = Window(accelerator, clock, step_flops(config), peak_flops)
     step, last = progress["step"], total_steps
     if args.dry_run:
         last = step + dry_run.STEPS
-    seconds = []
+    seconds, unreadable = [], []
     bar = tqdm(
         total=total_steps, initial=step, unit="step", desc="pre-training",
         disable=args.dry_run or not accelerator.is_local_main_process,
     )  # fmt: skip
 
     def save(step: int, required: bool):
+        note_unreadable(unreadable, progress["unreadable"])
+        unreadable.clear()
         state = progress | {
             "step": step, "position": length.position(step), "skipped": guard.skipped, "fingerprint": fingerprint,
             "training_s": clock.seconds,
@@ -255,19 +259,23 @@ def main():
             )
 
     model.train()
-    with step_trace(output_dir / "profile" if args.profile else None, accelerator.process_index) as traced:
+    with step_trace(
+        output_dir / "profile" if args.profile and not args.dry_run else None, accelerator.process_index
+    ) as traced:
         while step < last:
-            step_started = time.perf_counter()
-            micro_batches = [next(batches) for _ in range(accumulation)]
-            note_unreadable(micro_batches, progress["unreadable"])
+            step_started, waited = time.perf_counter(), batches.waited
             # The loss is divided by the patches that it is taken over in the whole step, over all processes, so that
             # accumulation and several processes give the gradient of one large batch.
-            items = sum(batch.counted for batch in micro_batches)
-            items = (
-                accelerator.reduce(items, reduction="sum").clamp(min=1) if args.loss_on_scan_region else items * ranks
-            )
+            micro_batches, items = (next(batches) for _ in range(accumulation)), global_batch * masks.predicted
+            if args.loss_on_scan_region:  # how many show ultrasound is known when all have been read
+                micro_batches = list(micro_batches)
+                counted = sum(batch.counted for batch in micro_batches)
+                items = accelerator.reduce(counted, reduction="sum").clamp(min=1)
+            ids = []
             loss = torch.zeros((), device=accelerator.device)
             for batch in micro_batches:
+                ids += batch.ids
+                unreadable += batch.unreadable
                 with accelerator.accumulate(model):
                     with accelerator.autocast():  # FSDP2's own forward has none
                         outputs = model(
@@ -279,7 +287,7 @@ def main():
                     accelerator.backward(guard.marked(outputs.loss) * accumulation * ranks)
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or float("inf"))
-                        guard.judge(step, loss, norm, [name for b in micro_batches for name in b.ids])
+                        norm = guard.judge(step, loss, norm, ids)
                     optimizer.step()
                     optimizer.zero_grad()
             scheduler.step()
@@ -287,7 +295,9 @@ def main():
                 ema.update(accelerator.unwrap_model(model))
             window.add(loss, norm, guard.found_inf, global_batch)
             step += 1
-            seconds.append(time.perf_counter() - step_started)
+            if args.dry_run:
+                synchronize(accelerator.device)
+                seconds.append((time.perf_counter() - step_started, batches.waited - waited))
             bar.update()
             traced()
             if args.dry_run:
@@ -295,6 +305,8 @@ def main():
 
             stop = guard.stop_asked()
             if step % args.logging_steps == 0 or step == total_steps or stop:
+                note_unreadable(unreadable, progress["unreadable"])
+                unreadable.clear()
                 entry = {"step": step, **window.entry(batches.waited), "learning_rate": scheduler.get_last_lr()[0],
                          "cosine": target_cosine(outputs, batch), "skipped": guard.skipped}  # fmt: skip
                 progress["history"].append(entry)
@@ -321,14 +333,14 @@ def main():
     batches.close()
 
     if args.dry_run:
-        seconds = sorted(seconds[1:])
-        step_s = seconds[len(seconds) // 2]
+        measured = sorted(seconds[1:])
+        step_s = measured[len(measured) // 2][0]
         logger.info("%s", dry_run.describe({
             "encoder": encoder_size, "whole": whole_size, "ranks": ranks, "device": accelerator.device.type,
             "engine": fingerprint["engine"], "global_batch": global_batch, "images": len(corpus),
             "batch": f"{args.per_device_train_batch_size} x {accumulation} micro-steps x {ranks} processes",
             "images_per_epoch": plan.length, "total_steps": total_steps, "step_s": step_s,
-            "data_wait": batches.waited / clock.seconds,
+            "data_wait": sum(wait for _, wait in measured) / sum(second for second, _ in measured),
             "peak_bytes": peak_memory(accelerator.device), "checkpoint_bytes": checkpoint_size,
             "mfu": window.utilisation(global_batch / step_s), "checkpoints": args.save_total_limit,
             "cache_bytes": cache.bytes if cache else None, "output_dir": output_dir,
@@ -340,13 +352,14 @@ def main():
     if accelerator.is_main_process:
         training_s = clock.seconds
         evaluations = progress["evaluations"]
+        untrained = bool(knn) and evaluations[0]["step"] == 0
         results = {
             **run_facts(args.seed),
             "metrics": {
                 "knn_accuracy": evaluations[-1]["knn_accuracy"] if knn else None,
                 "knn_accuracy_ci95": evaluations[-1]["ci95"] if knn else None,
-                "knn_accuracy_untrained": evaluations[0]["knn_accuracy"] if knn else None,
-                "knn_accuracy_untrained_ci95": evaluations[0]["ci95"] if knn else None,
+                "knn_accuracy_untrained": evaluations[0]["knn_accuracy"] if untrained else None,
+                "knn_accuracy_untrained_ci95": evaluations[0]["ci95"] if untrained else None,
                 **of_history(progress["history"]),
                 "steps": total_steps, "steps_skipped": guard.skipped, "global_batch": global_batch,
                 "num_processes": ranks, "engine": fingerprint["engine"], "images_seen": length.position(total_steps),
@@ -382,9 +395,9 @@ def the_teacher(args, device):
     return load_teacher(args.teacher, layer=args.teacher_layer, normalize=args.teacher_normalize, device=device)
 
 
-def note_unreadable(batches, known: dict[str, str]):
-    """An image that can't be read costs that image: it is named once, and counted by its name."""
-    for text in (text for batch in batches for text in batch.unreadable):
+def note_unreadable(fresh: list[str], known: dict[str, str]):
+    """An image that can't be read costs that image: it is named once, whichever process met it. Every process calls it."""
+    for text in gather_object(fresh):
         name, _, reason = text.partition(": ")
         if name not in known:
             logger.warning("unreadable, replaced by the next image: %s", text)
@@ -435,7 +448,7 @@ def draw_targets(model, teacher, args, snr_db, path: Path):
 
 def say_goodbye(results: dict, output_dir: str):
     metrics = results["metrics"]
-    if metrics["knn_accuracy"] is not None:
+    if metrics["knn_accuracy_untrained"] is not None:
         before, after = (
             "{:.1%} (95 % interval {:.1%} to {:.1%})".format(metrics[name], *metrics[f"{name}_ci95"])
             for name in ("knn_accuracy_untrained", "knn_accuracy")

@@ -66,7 +66,7 @@ class AtomicParquet:
     def close(self) -> None:
         self._flush()
         self.writer.close()
-        with self.temporary.open("rb") as file:
+        with self.temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(self.temporary, self.path)
 

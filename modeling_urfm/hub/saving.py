@@ -67,7 +67,7 @@ def move_into(temporary: Path, output_dir: Path) -> None:
         return 0 if "safetensors" in path.name else 2 if path.name.endswith("config.json") else 1
 
     for path in sorted(temporary.iterdir(), key=turn):
-        with path.open("rb") as file:
+        with path.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(path, output_dir / path.name)
     temporary.rmdir()

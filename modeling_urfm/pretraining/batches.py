@@ -32,9 +32,7 @@ class Batch:
 
     @property
     def counted(self) -> torch.Tensor:
-        """Number of patches that the loss is taken over, as a tensor of the device."""
-        if self.loss_mask is None:
-            return torch.tensor(float(self.predicted.numel()), device=self.predicted.device)
+        """Number of predicted patches that show ultrasound, on the device."""
         return self.loss_mask.gather(1, self.predicted).sum().float()
 
 

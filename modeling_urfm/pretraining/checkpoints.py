@@ -232,7 +232,7 @@ def _in_threads(action, items: list) -> list:
 
 
 def _sum_and_sync(path: Path) -> dict:
-    with path.open("rb") as file:
+    with path.open("r+b") as file:
         digest = _digest(file)
         os.fsync(file.fileno())
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}

@@ -112,6 +112,8 @@ def whole_of(part: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
     if hasattr(parameter, "ds_tensor"):
         group = parameter.ds_process_group
         ranks = torch.distributed.get_world_size(group)
+        if torch.distributed.get_backend(group) == "nccl":  # it can't send what is kept in the host's memory
+            part = part.to("cuda")
         parts = [torch.empty_like(part) for _ in range(ranks)]
         torch.distributed.all_gather(parts, part.contiguous(), group=group)
         return torch.cat([p.flatten() for p in parts])[: parameter.ds_numel].view(parameter.ds_shape)

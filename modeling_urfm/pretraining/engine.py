@@ -92,7 +92,7 @@ def make_accelerator(args) -> Accelerator:
     _check_in_force(accelerator, asked)
     if accelerator.device.type == "cpu":
         # Launchers leave one thread to a process; the ranks of a machine share its cores.
-        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        torch.set_num_threads(usable_cores())
         if accelerator.mixed_precision == "fp16":
             logger.warning("mixed_precision fp16 has no effect on a CPU; bf16 has.")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:

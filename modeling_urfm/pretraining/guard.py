@@ -138,8 +138,8 @@ class StepGuard:
         return loss * torch.where(torch.isfinite(loss.detach()), 1.0, float("nan"))
 
     @torch.no_grad()
-    def judge(self, step: int, loss: torch.Tensor, norm: torch.Tensor | float, ids: list[str]):
-        """Between the gradient's clipping and the optimizer's step; every rank calls it.
+    def judge(self, step: int, loss: torch.Tensor, norm: torch.Tensor | float, ids: list[str]) -> torch.Tensor:
+        """Between the gradient's clipping and the optimizer's step; every rank calls it. Returns the norm, as a plain tensor.
 
         Args:
             loss: this rank's, of the whole step. norm: of the gradient over all ranks, as `clip_grad_norm_` returns it.
@@ -163,6 +163,7 @@ class StepGuard:
             ready = torch.cuda.Event()
             ready.record()
         self._pending.append(_Step(step, ids, taken_anyway, values, ready))
+        return norm
 
     def stop_asked(self) -> str | None:
         """The signal that asks this run to end now, or None; the same on all ranks. Every rank calls it after each step.

@@ -19,15 +19,15 @@ class Clock:
     """
 
     def __init__(self, before: float = 0.0):
-        self._ended, self._started = before, time.perf_counter()
+        self._ended, self._started = before, time.perf_counter()  # None: paused
 
     @property
     def seconds(self) -> float:
-        return self._ended + time.perf_counter() - self._started
+        return self._ended + (time.perf_counter() - self._started if self._started is not None else 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        self._ended = self.seconds
+        self._ended, self._started = self.seconds, None
         try:
             yield
         finally:
@@ -108,11 +108,22 @@ def target_cosine(outputs, batch) -> float | None:
     return torch.nn.functional.cosine_similarity(predictions.float(), batch.targets, dim=-1).mean().item()
 
 
+def forget_peak_memory(device: torch.device):
+    """Have `peak_memory` of a GPU begin anew."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes that this process has held at most: of the GPU's memory, else of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
 
+        return psutil.Process().memory_info().peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB

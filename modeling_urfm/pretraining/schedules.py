@@ -69,7 +69,7 @@ def cosine_schedule(optimizer, length: RunLength, warmup_ratio: float) -> torch.
     warmup = round(warmup_ratio * length.total_images / batch) * batch
 
     def factor(step: int) -> float:
-        position = length.position(step)
+        position = max(0, length.position(step))  # torch asks for step 0 even where a run goes on
         if position < warmup:
             return (position + batch) / warmup
         progress = (position - warmup) / max(1, length.total_images - warmup)

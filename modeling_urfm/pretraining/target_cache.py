@@ -157,7 +157,7 @@ def write_shard(path: Path, codes: Sequence[bytes], cosine: Sequence[tuple[float
 def put_in_place(temporary: Path, path: Path) -> None:
     """Force a file to the disk, then give it its name."""
     temporary.chmod(0o644)  # safetensors writes for its owner alone; a cache is for a group
-    with temporary.open("rb") as file:
+    with temporary.open("r+b") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)

@@ -69,3 +69,9 @@ def test_matmul_rate_is_short_and_plausible():
     rate = matmul_rate(torch.float32, seconds=0.1)
     assert time.perf_counter() - started < 20 and 1e8 < rate < 1e15
     assert model_flop_utilisation(rate / 4, 2.0, rate) == 0.5
+
+
+def test_measuring_the_machine_draws_no_random_number_of_the_runs():
+    before = torch.get_rng_state()
+    assert matmul_rate(torch.float32, "cpu", 0.01) > 1e8
+    assert torch.equal(before, torch.get_rng_state())
