@@ -20,6 +20,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from modeling_urfm import URFMConfig, URFMForPreTraining
 from modeling_urfm.pretraining import engine
 from modeling_urfm.pretraining.engine import check_wrapped, make_accelerator, whole_state_dict
+from modeling_urfm.pretraining.guard import StepGuard
+from modeling_urfm.pretraining.meters import Clock, Window
 from modeling_urfm.pretraining.schedules import parameter_groups
 
 
@@ -73,6 +75,8 @@ def main():
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, schedule)
     check_wrapped(accelerator, model)
+    guard = StepGuard(accelerator, optimizer, output_dir=f"{options.output}-guard")
+    window = Window(accelerator, Clock(), flops_per_image=1.0, peak_flops=None)
     losses, skipped, norms = [], [], []
     for step, batch in enumerate(batches()):
         mine = [part.chunk(ranks)[accelerator.process_index].chunk(options.accumulation) for part in batch]
@@ -86,18 +90,20 @@ def main():
                 if step == BROKEN and accelerator.process_index == ranks - 1:
                     loss = loss * float("nan")
                 accelerator.backward(loss * options.accumulation * ranks)
-                norm = None
                 if accelerator.sync_gradients:
-                    norm = float(accelerator.clip_grad_norm_(model.parameters(), 0.5))
-                    if accelerator.distributed_type != "DEEPSPEED" and norm != norm:
-                        optimizer.zero_grad()  # what the recipe's guard does; DeepSpeed does it itself
+                    norm = accelerator.clip_grad_norm_(model.parameters(), 0.5)
+                    norm = guard.judge(step, total, norm, [f"image of step {step}"])
                 optimizer.step()
                 if accelerator.sync_gradients:
                     scheduler.step()
                 optimizer.zero_grad()
+        window.add(total, norm, guard.found_inf, BATCH)
         losses.append(accelerator.reduce(total, "sum").item())
         skipped.append(bool(optimizer.step_was_skipped))
-        norms.append(norm)
+        norms.append(norm.item())
+    assert guard.skipped == 1 and guard.stop_asked() is None
+    taken = [loss for step, loss in enumerate(losses) if step != BROKEN]
+    assert abs(window.entry(0.0)["loss"] - sum(taken) / len(taken)) < 1e-5
     state = whole_state_dict(accelerator, model)
     assert (state is None) == (not accelerator.is_main_process)
     facts = {"losses": losses, "skipped": skipped, "norms": norms, "ranks": accelerator.num_processes,
