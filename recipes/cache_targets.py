@@ -32,8 +32,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from modeling_urfm.data.corpus import Corpus, JoinedCorpus, join_corpora, load_corpus
-from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus
+from modeling_urfm.data.corpus import Corpus, JoinedCorpus
+from modeling_urfm.data.demo import open_datasets
 from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.data.reading import UnreadableFile
 from modeling_urfm.data.transforms import to_float
@@ -92,7 +92,7 @@ def main():
     accelerator = make_accelerator()
     logging.basicConfig(format="%(message)s", level=logging.INFO if accelerator.is_main_process else logging.ERROR)
     teacher = load_teacher(args.teacher, layer=args.teacher_layer, device=accelerator.device)
-    corpus = open_corpus(args, accelerator.is_main_process)
+    corpus = open_datasets(args, accelerator.is_main_process)
     logger.info("data: %s", corpus.description)
 
     # ---- whose features, and how they are coded: settled by the main process
@@ -183,17 +183,6 @@ def make_accelerator() -> Accelerator:
     if on_cpu:  # launchers leave one thread to a process
         torch.set_num_threads(usable_cores())
     return accelerator
-
-
-def open_corpus(args: CacheArguments, progress: bool) -> Corpus:
-    """The corpus that `recipes/pretrain.py` has with the same arguments."""
-    snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
-    return join_corpora([
-        demo_corpus(args.phantom_patients, snr_db=snr_db, progress=progress)
-        if name == "demo"
-        else load_corpus(name, split=args.dataset_split, progress=progress)
-        for name in args.dataset
-    ])  # fmt: skip
 
 
 class TeacherImages(Dataset):

@@ -29,8 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_urfm import URFMForPreTraining, URFMImageProcessor
-from modeling_urfm.data.corpus import join_corpora, load_corpus
-from modeling_urfm.data.demo import PHANTOM_SNR_DB, demo_corpus, example_images
+from modeling_urfm.data.demo import PHANTOM_SNR_DB, example_images, open_datasets
 from modeling_urfm.data.streaming import EpochPlan
 from modeling_urfm.data.transforms import (
     AugmentedCorpus,
@@ -107,13 +106,7 @@ def main():
     # ---- data
     snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
     data_started = time.perf_counter()
-    corpora = [
-        demo_corpus(args.phantom_patients, snr_db=snr_db, progress=accelerator.is_main_process)
-        if name == "demo"
-        else load_corpus(name, split=args.dataset_split, progress=accelerator.is_main_process)
-        for name in args.dataset
-    ]
-    corpus = join_corpora(corpora)
+    corpus = open_datasets(args, accelerator.is_main_process)
     for name, reason in corpus.left_out:
         logger.warning("left out: %s: %s", name, reason)
     logger.info("data: %s", corpus.description)

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from .corpus import Corpus, FileCorpus, TableCorpus, join_corpora
+from .corpus import Corpus, FileCorpus, TableCorpus, join_corpora, load_corpus
 from .phantoms import ORGANS, generate_phantoms, phantom_frame, usable_cores
 from .reading import open_source, ultrasound_examples
 
@@ -33,6 +33,21 @@ def demo_corpus(num_patients: int, snr_db: tuple[float, float] = PHANTOM_SNR_DB,
     if files:
         parts.append(FileCorpus("real ultrasound of pydicom's examples", files))
     return join_corpora(parts)
+
+
+def open_datasets(args, progress: bool = True) -> Corpus:
+    """What `--dataset` names, joined: "demo" or anything that `load_corpus` opens.
+
+    Args:
+        args: with `dataset`, `dataset_split`, `phantom_patients` and `phantom_snr_db` (None: `PHANTOM_SNR_DB`).
+    """
+    snr_db = tuple(args.phantom_snr_db or PHANTOM_SNR_DB)
+    return join_corpora([
+        demo_corpus(args.phantom_patients, snr_db=snr_db, progress=progress)
+        if name == "demo"
+        else load_corpus(name, split=args.dataset_split, progress=progress)
+        for name in args.dataset
+    ])  # fmt: skip
 
 
 def example_images(image_size: int, snr_db: tuple[float, float], seed: int) -> tuple[list[str], torch.Tensor]:

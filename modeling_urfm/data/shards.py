@@ -92,6 +92,16 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     os.replace(temporary, path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Force to the disk that its files have their names, where a folder can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict]:
     """Rows of a Parquet file, one row group in memory at a time."""
     with pq.ParquetFile(path) as file:

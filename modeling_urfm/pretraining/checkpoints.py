@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from ..configuration_urfm import URFMConfig
+from ..data.shards import sync_folder
 
 
 logger = logging.getLogger(__name__)
@@ -181,8 +182,8 @@ def seal(folder: Path):
         file.flush()
         os.fsync(file.fileno())
     for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-        _sync_folder(inner)
-    _sync_folder(folder)
+        sync_folder(inner)
+    sync_folder(folder)
 
 
 def _rename(temporary: Path, final: Path):
@@ -190,7 +191,7 @@ def _rename(temporary: Path, final: Path):
     if final.exists():
         os.replace(final, replaced)
     os.replace(temporary, final)
-    _sync_folder(final.parent)  # what it replaces may only go when the new one is sure to stay
+    sync_folder(final.parent)  # what it replaces may only go when the new one is sure to stay
     _known_damaged.discard(final)
     if replaced.exists():
         _remove(replaced)
@@ -214,15 +215,6 @@ def _remove(folder: Path):
     shutil.rmtree(going, ignore_errors=True)
     os.replace(folder, going)
     shutil.rmtree(going, ignore_errors=True)
-
-
-def _sync_folder(folder: Path):
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _in_threads(action, items: list) -> list:

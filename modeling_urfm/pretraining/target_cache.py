@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional as F
 
 from ..data.reading import UnreadableFile
-from ..data.shards import write_atomically
+from ..data.shards import sync_folder, write_atomically
 from ..flags import check_choice
 from .target_codec import CODEC_VERSION, TargetCodec
 from .teacher import NORMALIZATIONS
@@ -161,14 +161,6 @@ def put_in_place(temporary: Path, path: Path) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force to the disk that a file has its new name, where a folder can be opened."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(handle)
-        os.close(handle)
 
 
 def read_facts(path: Path, images: int) -> tuple[dict, torch.Tensor] | None:
