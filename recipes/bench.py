@@ -35,6 +35,7 @@ from transformers.utils import logging as transformers_logging
 from modeling_urfm import URFMConfig, URFMForPreTraining
 from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.hub.results import run_facts, write_json
+from modeling_urfm.pretraining.engine import keep_freed_memory
 from modeling_urfm.pretraining.flops import (
     count_flops,
     matmul_rate,
@@ -72,13 +73,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     pretrain = commands.add_parser("pretrain", help="Steps of pre-training beside its peers'.")
-    pretrain.add_argument("--batch_size", type=int, default=16, help="Images a step, the same for every row.")
+    pretrain.add_argument("--batch_size", type=int, default=32, help="Images a step, the same for every row.")
     pretrain.add_argument("--rounds", type=int, default=5, help="Turns that every row gets.")
     pretrain.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="Processes to measure; none: skipped.")
     pretrain.add_argument("--sizes", nargs="*", default=["small", "base", "large"], help="Encoders; none: skipped.")
     pretrain.add_argument("--rows", nargs="*", help="Only rows whose name contains one of these.")
     pretrain.add_argument("--no_memory", action="store_true", help="Leave out peak memory and the profile.")
     pretrain.add_argument("--no_startup", action="store_true", help="Leave out the time to the first step.")
+    pretrain.add_argument(
+        "--default_allocator", action="store_true",
+        help="Leave freed memory to the C library; else it is kept for all rows, as recipes/pretrain.py does.",
+    )  # fmt: skip
     pretrain.add_argument("--threads", type=int, default=usable_cores(), help="Threads of torch on a CPU.")
     pretrain.add_argument("--quick", action="store_true", help="Tiny models: only to see that it runs.")
     pretrain.add_argument("--output_dir", default="bench", help="Folder for results.json and table.md.")
@@ -88,6 +93,8 @@ def main():
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
+    if not args.default_allocator:
+        keep_freed_memory()
     bench_pretrain(args)
 
 
@@ -407,28 +414,28 @@ def time_ranks(ranks: int, args) -> dict:
     if torch.cuda.is_available() and ranks > torch.cuda.device_count():
         return {"skipped": f"{torch.cuda.device_count()} GPUs"}
     with tempfile.TemporaryDirectory() as scratch:
-        torch.multiprocessing.spawn(
-            rank_main, (ranks, args.batch_size // ranks, args.threads, args.quick, scratch), nprocs=ranks
-        )
+        torch.multiprocessing.spawn(rank_main, (ranks, args, scratch), nprocs=ranks)
         return json.loads((Path(scratch) / "found.json").read_text())
 
 
-def rank_main(rank: int, ranks: int, batch: int, threads: int, quick: bool, scratch: str):
+def rank_main(rank: int, ranks: int, args, scratch: str):
     transformers_logging.set_verbosity_error()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
-    torch.set_num_threads(max(1, threads // ranks))
+    torch.set_num_threads(max(1, args.threads // ranks))
+    if not args.default_allocator:
+        keep_freed_memory()
     torch.distributed.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=f"file://{scratch}/meet", rank=rank, world_size=ranks
     )
     torch.manual_seed(0)
-    config = fast_config("base", quick)
+    config, batch = fast_config("base", args.quick), args.batch_size // ranks
     row = urfm_row("", config, device)
     row.model = nn.parallel.DistributedDataParallel(row.model) if ranks > 1 else row.model
     targets = torch.randn(batch, config.num_predicted_patches, config.target_hidden_size, device=device)
     row.loss = masked_loss(row.model, config, lambda pixels, predicted: targets)
     pixels = torch.rand(batch, 3, config.image_size, config.image_size, device=device)
-    timed(row, pixels)
+    timed(row, pixels, 2)  # DDP lays its buckets out anew after the first step
     seconds = []
     for _ in range(3):
         torch.distributed.barrier()

@@ -17,7 +17,6 @@ import logging
 import os
 import sys
 import time
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,23 +26,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from modeling_urfm.data.corpus import Corpus, JoinedCorpus
 from modeling_urfm.data.demo import open_datasets
 from modeling_urfm.data.phantoms import usable_cores
-from modeling_urfm.data.reading import UnreadableFile
-from modeling_urfm.data.transforms import to_float
 from modeling_urfm.flags import flag, helps_of, parse_sections
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.pretraining import target_cache as cache
 from modeling_urfm.pretraining.arguments import PretrainArguments
+from modeling_urfm.pretraining.engine import end_run
 from modeling_urfm.pretraining.startup import check_writable
 from modeling_urfm.pretraining.target_codec import fit_codec
 from modeling_urfm.pretraining.teacher import TeacherError, load_teacher
+from modeling_urfm.pretraining.teacher_images import TeacherImages, features_of, square, teacher_grid
 
 
 logger = logging.getLogger("cache_targets")
@@ -61,7 +57,9 @@ class CacheArguments:
     teacher: str = flag(HELP["teacher"], PretrainArguments.teacher)
     teacher_layer: int = flag(HELP["teacher_layer"], PretrainArguments.teacher_layer)
     output_dir: str | None = flag("Folder for the cache. [DATASET-targets, beside the data]")
-    min_cosine: float = flag("Mean cosine between the features and what comes back; more takes more bytes.", 0.985)
+    min_cosine: float = flag(
+        "Mean cosine between the features and what comes back; more takes more bytes.", cache.MIN_COSINE
+    )
     sample_images: int = flag("Images that the codec is fitted on, evenly spread over the corpus.", 512)
     images_per_shard: int = flag(
         "Images a file of the cache; also what a killed run loses at most.", cache.IMAGES_PER_SHARD
@@ -137,11 +135,10 @@ def main():
             "timings": {"fit_s": round(fit_s, 1), "total_s": round(total_s, 1)},
         })  # fmt: skip
         say_goodbye(folder, metrics, args, total_s)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(accelerator)
 
 
-def begun(folder: Path, images: "TeacherImages", teacher, args: CacheArguments) -> list:
+def begun(folder: Path, images: TeacherImages, teacher, args: CacheArguments) -> list:
     """Meta and codec of the cache in `folder`, which is begun unless it was."""
     key = cache.cache_key(images.corpus, args.teacher, args.teacher_layer, teacher)
     settings = {name: getattr(args, name) for name in ("min_cosine", "sample_images", "images_per_shard")}
@@ -185,35 +182,6 @@ def make_accelerator() -> Accelerator:
     return accelerator
 
 
-class TeacherImages(Dataset):
-    """Whole images as the teacher takes them, squashed to its square: (index, uint8 pixels or None, id, reason, bytes)."""
-
-    def __init__(self, corpus: Corpus, size: int):
-        self.corpus, self.size = corpus, size
-
-    def __getitem__(self, index: int) -> tuple:
-        name = self.corpus.id(index)
-        try:
-            pixels = self.corpus.pixels(index)
-        except Exception as error:  # decoders raise many kinds
-            reason = error.reason if isinstance(error, UnreadableFile) else f"{type(error).__name__}: {error}"
-            return index, None, name, reason, 0
-        size = [self.size, self.size]
-        pixels = F.resize(pixels.expand(3, -1, -1), size, InterpolationMode.BICUBIC, antialias=True)
-        return index, pixels.contiguous(), name, "", source_bytes(self.corpus, index)
-
-
-def source_bytes(corpus: Corpus, index: int) -> int:
-    """Bytes that an image takes as it is stored, JPEG or whatever; of a loop, its share of the file. 0: not known."""
-    if isinstance(corpus, JoinedCorpus):
-        return source_bytes(*corpus._place(index))
-    if hasattr(corpus, "files"):
-        path, frames = corpus.files[bisect_right(corpus.ends, index)]
-        return os.path.getsize(path) // frames
-    data, path = corpus.cell(index)
-    return len(data) if data is not None else os.path.getsize(path)
-
-
 def cut(indices: Sequence[int], size: int) -> list[list[int]]:
     return [list(indices[at : at + size]) for at in range(0, len(indices), size)]
 
@@ -223,26 +191,6 @@ def loader(images: TeacherImages, batches: list[list[int]], args: CacheArguments
         images, batch_sampler=batches, num_workers=args.dataloader_num_workers, collate_fn=list,
         prefetch_factor=4 if args.dataloader_num_workers else None,
     )  # fmt: skip
-
-
-def features_of(batch: list[tuple], teacher, grid=None) -> torch.Tensor:
-    """(readable images, patches, width), float32, before any normalisation."""
-    pixels = to_float(torch.stack([pixels for _, pixels, *_ in batch if pixels is not None]))
-    return teacher(pixels, grid or teacher_grid(teacher))
-
-
-def teacher_grid(teacher) -> tuple[int, int]:
-    """The teacher's own, for which nothing is interpolated."""
-    with torch.inference_mode():
-        zeros = torch.zeros(1, 3, teacher.image_size, teacher.image_size, device=teacher._device, dtype=teacher.dtype)
-        return square(teacher._held[0](zeros).shape[1])
-
-
-def square(patches: int) -> tuple[int, int]:
-    side = round(patches**0.5)
-    if side * side != patches:
-        raise TeacherError(f"The teacher gives {patches} patch tokens, which is no square grid.")
-    return side, side
 
 
 def sample_features(images: TeacherImages, teacher, chosen: list[int], args: CacheArguments) -> torch.Tensor:

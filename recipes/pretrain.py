@@ -57,6 +57,7 @@ from modeling_urfm.pretraining.checkpoints import (
 from modeling_urfm.pretraining.ema import ShardedEMA
 from modeling_urfm.pretraining.engine import (
     check_wrapped,
+    end_run,
     engine_name,
     follow_launcher,
     make_accelerator,
@@ -76,6 +77,7 @@ from modeling_urfm.pretraining.schedules import (
 )
 from modeling_urfm.pretraining.startup import check_writable, initial_model, open_target_cache, run_fingerprint
 from modeling_urfm.pretraining.teacher import TeacherError, load_teacher
+from modeling_urfm.pretraining.teacher_images import cache_bytes_an_image
 from modeling_urfm.pretraining.tracing import step_trace
 
 
@@ -320,7 +322,7 @@ def main():
                     "%s: checkpoint written after step %d of %d. Go on with --resume_from_checkpoint latest.",
                     stop, step, total_steps,
                 )  # fmt: skip
-                accelerator.end_training()
+                end_run(accelerator)
                 return
     bar.close()
     batches.close()
@@ -337,7 +339,9 @@ def main():
             "peak_bytes": peak_memory(accelerator.device), "checkpoint_bytes": checkpoint_size,
             "mfu": window.utilisation(global_batch / step_s), "checkpoints": args.save_total_limit,
             "cache_bytes": cache.bytes if cache else None, "output_dir": output_dir,
+            "cache_bytes_an_image": cache_bytes_an_image(corpus, teacher) if accelerator.is_main_process and teacher else None,
         }))  # fmt: skip
+        end_run(accelerator)
         return
 
     # ---- what is left behind
@@ -380,8 +384,7 @@ def main():
         save_model_folder(final, processor, output_dir, card)
         write_json(output_dir / "results.json", results)
         say_goodbye(results, args.output_dir)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(accelerator)
 
 
 def the_teacher(args, device):

@@ -25,7 +25,8 @@ def describe(facts: dict) -> str:
         facts: `encoder`, `whole` (parameters), `ranks`, `device`, `engine`, `global_batch`, `batch` (per_device x
             accumulation, as text), `images`, `images_per_epoch`, `total_steps`, `step_s` (seconds, median of the steps that
             were taken), `data_wait` (share), `peak_bytes` (of a process), `mfu` (or None), `checkpoint_bytes`,
-            `checkpoints` (kept at a time), `cache_bytes` (or None), `output_dir`.
+            `checkpoints` (kept at a time), `cache_bytes` (of the target cache in use, or None), `cache_bytes_an_image`
+            (what one would take, or None), `output_dir`.
     """
     hours = facts["total_steps"] * facts["step_s"] / 3600
     # One more than are kept: the new one is whole before the oldest leaves.
@@ -48,4 +49,7 @@ def describe(facts: dict) -> str:
     ]  # fmt: skip
     if facts["cache_bytes"]:
         rows.append(("target cache", f"{facts['cache_bytes'] / 2**30:.2f} GiB"))
+    elif facts["cache_bytes_an_image"]:
+        whole = facts["cache_bytes_an_image"] * facts["images"] / 2**30
+        rows.append(("target cache", f"none; about {whole:.2f} GiB, if recipes/cache_targets.py made one"))
     return "\n".join(f"{name:>13}  {text}" for name, text in rows)

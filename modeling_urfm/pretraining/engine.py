@@ -6,6 +6,7 @@ FSDP is left out on processors, a launcher can start one process where two were 
 with the reason. What Accelerate can't hide of its engines is in this file, so that the recipe has no branch on them.
 """
 
+import atexit
 import contextlib
 import ctypes
 import io
@@ -93,6 +94,7 @@ def make_accelerator(args) -> Accelerator:
     if accelerator.device.type == "cpu":
         # Launchers leave one thread to a process; the ranks of a machine share its cores.
         torch.set_num_threads(usable_cores())
+        keep_freed_memory()
         if accelerator.mixed_precision == "fp16":
             logger.warning("mixed_precision fp16 has no effect on a CPU; bf16 has.")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -369,6 +371,37 @@ def follow_launcher():
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
     if os.getppid() != parent:  # it died before this was set
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def keep_freed_memory():
+    """Have glibc keep what a training step frees for the next step, where glibc it is; elsewhere nothing is changed.
+
+    Left alone it returns such memory at once, and every step pays for new pages: 8 % of a ViT-B/16's step at 16 images on
+    a CPU, 20 % of ViTMAE's.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, most_mapped_blocks = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(most_mapped_blocks, 0)
+
+
+def end_run(accelerator: Accelerator):
+    """Close trackers and the process group; of several processes each ends here, with exit code 0. Every rank calls it.
+
+    A thread of gloo can hold the tensors of the last collective a little longer than Python lives, where DeepSpeed keeps the
+    group alive; letting go of them then aborts the process, and the launcher calls a run failed that has saved all (torch
+    2.14). So what is registered for the end is called, and Python is not taken down around that thread.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if accelerator.num_processes > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _is_set(name: str) -> bool:

@@ -31,6 +31,7 @@ from .teacher import NORMALIZATIONS
 
 META, CODEC = "meta.json", "codec.safetensors"
 IMAGES_PER_SHARD = 512
+MIN_COSINE = 0.985  # between features and what comes back, on average
 
 
 class TargetCacheError(ValueError):

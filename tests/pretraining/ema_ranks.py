@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from safetensors.torch import save_file
 
 from modeling_urfm.pretraining.ema import ShardedEMA, held_part, trained_parameters
-from modeling_urfm.pretraining.engine import make_accelerator, whole_state_dict
+from modeling_urfm.pretraining.engine import end_run, make_accelerator, whole_state_dict
 from modeling_urfm.pretraining.guard import StepGuard
 from modeling_urfm.pretraining.schedules import parameter_groups
 
@@ -116,8 +116,7 @@ def main():
         plain.load_state_dict(own)
         assert torch.allclose(plain(x), outputs, atol=1e-6)
         save_file(state["average"], f"{args.output}.safetensors")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(accelerator)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from modeling_urfm import URFMConfig, URFMForPreTraining
 from modeling_urfm.pretraining import engine
-from modeling_urfm.pretraining.engine import check_wrapped, make_accelerator, whole_state_dict
+from modeling_urfm.pretraining.engine import check_wrapped, end_run, make_accelerator, whole_state_dict
 from modeling_urfm.pretraining.guard import StepGuard
 from modeling_urfm.pretraining.meters import Clock, Window
 from modeling_urfm.pretraining.schedules import parameter_groups
@@ -116,8 +116,7 @@ def main():
         save_file(state, f"{options.output}.safetensors")
         with open(f"{options.output}.json", "w") as file:
             json.dump(facts, file)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_run(accelerator)
 
 
 if __name__ == "__main__":

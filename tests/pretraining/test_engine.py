@@ -304,6 +304,27 @@ def test_only_buffers_that_are_saved_are_among_the_weights():
 # ---------------------------------------------------------------- real ranks
 
 
+def test_one_of_several_processes_ends_with_what_is_registered_but_without_pythons_own_end():
+    """A thread that still runs stands for gloo's: it must not be met by an interpreter that is taken down."""
+    code = """if True:
+    import atexit, threading, time
+    from types import SimpleNamespace
+    from modeling_urfm.pretraining.engine import end_run
+
+    def said(text):
+        return lambda: print(text, end=" ")
+
+    atexit.register(said("registered"))
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    accelerator = SimpleNamespace(num_processes=2, wait_for_everyone=said("waited"), end_training=said("closed"))
+    end_run(accelerator)
+    print("not reached")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["waited", "closed", "registered"]
+
+
 def launch(script, *arguments, file=None, flags=(), check=True, script_flags=()):
     where = ["--config_file", str(FILES / f"{file}.yaml")] if file else []
     command = [sys.executable, "-W", "ignore", "-m", "accelerate.commands.launch", *where, *flags, str(HERE / script)]

@@ -163,12 +163,15 @@ def test_a_dry_run_says_what_a_run_needs(tmp_path):
     assert dry_run.checkpoint_bytes(model, ema=False) == 12e6 and dry_run.checkpoint_bytes(model, ema=True) == 16e6
     model.requires_grad_(False)
     assert dry_run.checkpoint_bytes(model, ema=False) == 4e6
-    text = dry_run.describe({
+    facts = {
         "encoder": 85.8e6, "whole": 112e6, "ranks": 8, "device": "cuda", "engine": "MULTI_GPU", "global_batch": 512,
         "batch": "64 x 1 micro-steps x 8 processes", "images": 100_000, "images_per_epoch": 51_200, "total_steps": 30_000,
         "step_s": 0.5, "data_wait": 0.02, "peak_bytes": 3 << 30, "mfu": 0.41, "checkpoint_bytes": 2 << 30, "checkpoints": 2,
-        "cache_bytes": None, "output_dir": tmp_path / "not" / "there",
-    })  # fmt: skip
+        "cache_bytes": None, "cache_bytes_an_image": 10_737, "output_dir": tmp_path / "not" / "there",
+    }  # fmt: skip
+    text = dry_run.describe(facts)
+    assert "none; about 1.00 GiB" in text and "none" not in dry_run.describe(facts | {"cache_bytes": 1 << 30})
+    assert "cache" not in dry_run.describe(facts | {"cache_bytes_an_image": None})
     for says in ("30000 of 512 images", "300.0 epochs", "1024.0 images/s", "MFU 41%", "4.17 h", "3.00 GiB", "6.42 GiB"):
         assert says in text
     assert not (tmp_path / "not").exists()

@@ -23,6 +23,7 @@ from modeling_urfm.data.corpus import load_corpus
 from modeling_urfm.data.transforms import Crop, to_float
 from modeling_urfm.pretraining.target_cache import TargetCache, cache_key, read_facts, read_meta
 from modeling_urfm.pretraining.teacher import load_teacher
+from modeling_urfm.pretraining.teacher_images import cache_bytes_an_image
 
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "cache_targets.py"
@@ -86,6 +87,13 @@ def test_what_is_read_is_what_the_teacher_gives(corpus, made):
         got = cache.decode(cache.read(index, Crop(0.0, 0.0, 1.0, 1.0)))
         near.append(float(F.cosine_similarity(got, wanted, dim=-1).mean()))
     assert min(near) > 0.97 and np.mean(near) > 0.98
+
+
+@pytest.mark.slow
+def test_a_sample_tells_the_size_of_the_whole(corpus, made):
+    read = json.loads((made / "results.json").read_text())["metrics"]["bytes_per_image"]
+    about = cache_bytes_an_image(load_corpus(corpus, progress=False), load_teacher("demo"), sample=32)
+    assert about == pytest.approx(read, rel=0.15)
 
 
 @pytest.mark.slow
