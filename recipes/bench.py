@@ -33,9 +33,9 @@ from transformers import ViTConfig, ViTForMaskedImageModeling, ViTMAEConfig, ViT
 from transformers.utils import logging as transformers_logging
 
 from modeling_urfm import URFMConfig, URFMForPreTraining
+from modeling_urfm.data.memory import keep_freed_memory
 from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.hub.results import run_facts, write_json
-from modeling_urfm.pretraining.engine import keep_freed_memory
 from modeling_urfm.pretraining.flops import (
     count_flops,
     matmul_rate,

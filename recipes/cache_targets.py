@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_urfm.data.demo import open_datasets
+from modeling_urfm.data.memory import keep_freed_memory
 from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.flags import flag, helps_of, parse_sections
 from modeling_urfm.hub.results import run_facts, write_json
@@ -179,6 +180,7 @@ def make_accelerator() -> Accelerator:
         )
     if on_cpu:  # launchers leave one thread to a process
         torch.set_num_threads(usable_cores())
+        keep_freed_memory()
     return accelerator
 
 

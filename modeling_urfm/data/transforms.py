@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .augmentations import UltrasoundAugmentation
 from .corpus import MAX_TRIES
+from .memory import keep_freed_memory
 from .reading import UnreadableFile
 
 
@@ -131,11 +132,11 @@ class AugmentedCorpus(Dataset):
         self.corpus, self.transform, self.seed = corpus, transform, seed
         self.augmentation, self.student_only = augmentation, student_only
         self.masks, self.targets = masks, targets
-        _keep_freed_memory()
+        keep_freed_memory()
 
     def __setstate__(self, state: dict):  # in a worker that was spawned
         self.__dict__.update(state)
-        _keep_freed_memory()
+        keep_freed_memory()
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict:
         index, problem = key[1], ""
@@ -165,16 +166,6 @@ class AugmentedCorpus(Dataset):
             # A generator of its own: with or without augmentation, the same patches are hidden.
             item |= self.masks(pixels, np.random.default_rng([self.seed, *key, 1]))
         return item, crop
-
-
-def _keep_freed_memory():
-    """Let the process keep the memory of images that it has done with.
-
-    glibc gives freed blocks of an image's size back to the system, and every new image pays for fresh pages: a third of
-    the time of decoding in colour. It stops doing so once a larger block has been freed (mallopt(3), M_MMAP_THRESHOLD),
-    which costs nothing while nobody writes into it.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 class StreamBatchSampler(Sampler[list[tuple[int, int, int]]]):

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-
-# What wrappers (DDP, torch.compile, activation checkpointing) put into the names of parameters.
-WRAPPERS = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+from .parts import held_part, part_of, plain_name, whole_of
 
 
 class ShardedEMA:
@@ -89,62 +87,7 @@ class ShardedEMA:
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Name -> parameter, without what wrappers add to the names; what is not trained stays what it is."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            for wrapper in WRAPPERS:
-                name = name.replace(wrapper, "")
-            found[name] = parameter
-    return found
-
-
-def held_part(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """The part of a parameter that this rank holds, sharing its memory."""
-    if hasattr(parameter, "ds_tensor"):
-        return parameter.ds_tensor.data
-    if hasattr(parameter, "to_local"):
-        return parameter.detach().to_local()
-    return parameter.data
-
-
-def whole_of(part: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
-    """All ranks' parts put together in `parameter`'s shape. Every rank calls it."""
-    if hasattr(parameter, "ds_tensor"):
-        group = parameter.ds_process_group
-        ranks = torch.distributed.get_world_size(group)
-        if torch.distributed.get_backend(group) == "nccl":  # it can't send what is kept in the host's memory
-            part = part.to("cuda")
-        parts = [torch.empty_like(part) for _ in range(ranks)]
-        torch.distributed.all_gather(parts, part.contiguous(), group=group)
-        return torch.cat([p.flatten() for p in parts])[: parameter.ds_numel].view(parameter.ds_shape)
-    if hasattr(parameter, "to_local"):
-        from torch.distributed.tensor import DTensor
-
-        return DTensor.from_local(
-            part,
-            parameter.device_mesh,
-            parameter.placements,
-            run_check=False,
-            shape=parameter.shape,
-            stride=parameter.stride(),
-        ).full_tensor()
-    return part
-
-
-def part_of(whole: torch.Tensor, part: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
-    """This rank's part of a whole value, shaped as `part`."""
-    if hasattr(parameter, "ds_tensor"):
-        rank, flat = torch.distributed.get_rank(parameter.ds_process_group), whole.flatten()
-        here = flat[rank * part.numel() : (rank + 1) * part.numel()]
-        return torch.nn.functional.pad(here, (0, part.numel() - here.numel())).view_as(part)  # the last part is padded
-    if hasattr(parameter, "to_local"):
-        from torch.distributed.tensor import distribute_tensor
-
-        # Every rank has read the same file, so nothing need be sent.
-        return distribute_tensor(
-            whole.to(part.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-        ).to_local()
-    return whole
+    return {plain_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()

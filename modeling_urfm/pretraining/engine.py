@@ -29,14 +29,13 @@ from accelerate.utils import (
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data.phantoms import usable_cores
+from .parts import held_part, plain_name, whole_of
 
 
 logger = logging.getLogger(__name__)
 GUIDE = "recipes/accelerate/README.md has a file for each engine."
 # Buckets of DeepSpeed's collectives, in elements: its own 500 M are larger than these models, and are allocated.
 BUCKET = 50_000_000
-# What torch.compile, DDP and activation checkpointing put into the names of parameters.
-WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 @dataclass
@@ -94,7 +93,6 @@ def make_accelerator(args) -> Accelerator:
     if accelerator.device.type == "cpu":
         # Launchers leave one thread to a process; the ranks of a machine share its cores.
         torch.set_num_threads(usable_cores())
-        keep_freed_memory()
         if accelerator.mixed_precision == "fp16":
             logger.warning("mixed_precision fp16 has no effect on a CPU; bf16 has.")
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -257,17 +255,10 @@ def whole_state_dict(accelerator: Accelerator, model: torch.nn.Module) -> dict[s
     tensors = {**dict(bare.named_parameters()), **_saved_buffers(bare)}
     state = {}
     for name, tensor in tensors.items():
-        tensor = _whole(tensor.detach() if not hasattr(tensor, "ds_tensor") else tensor, accelerator.device)
+        tensor = whole_of(held_part(tensor), tensor)
         if accelerator.is_main_process:
             state[plain_name(name)] = tensor.to("cpu", copy=True)
     return state if accelerator.is_main_process else None
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without what torch.compile and activation checkpointing have put into it."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -279,17 +270,6 @@ def _saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
         if name not in part._non_persistent_buffers_set
     }
     return {name: buffer for name, buffer in module.named_buffers() if name in names}
-
-
-def _whole(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """One tensor gathered from the ranks that share it; collective where it is sharded."""
-    if hasattr(tensor, "ds_tensor"):  # ZeRO-3. Its own gathering goes through bf16 under autocast; this one doesn't.
-        part = tensor.ds_tensor.detach().to(device).contiguous().view(-1)
-        ranks = torch.distributed.get_world_size(tensor.ds_process_group)
-        gathered = part.new_empty(ranks * part.numel())
-        torch.distributed.all_gather(list(gathered.chunk(ranks)), part, group=tensor.ds_process_group)
-        return gathered[: tensor.ds_numel].view(tensor.ds_shape)
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 # ---------------------------------------------------------------- the launcher
@@ -371,21 +351,6 @@ def follow_launcher():
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
     if os.getppid() != parent:  # it died before this was set
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def keep_freed_memory():
-    """Have glibc keep what a training step frees for the next step, where glibc it is; elsewhere nothing is changed.
-
-    Left alone it returns such memory at once, and every step pays for new pages: 8 % of a ViT-B/16's step at 16 images on
-    a CPU, 20 % of ViTMAE's.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    trim_threshold, most_mapped_blocks = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(most_mapped_blocks, 0)
 
 
 def end_run(accelerator: Accelerator):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from modeling_urfm.pretraining.ema import ShardedEMA, trained_parameters
 
@@ -60,6 +61,8 @@ def test_wrappers_do_not_show_in_names():
     model = torch.nn.Linear(2, 2)
     plain, wrapped = ShardedEMA(model, 0.9), ShardedEMA(Wrapper(torch.compile(model)), 0.9)
     assert list(trained_parameters(Wrapper(model))) == ["weight", "bias"] == list(wrapped.average)
+    checkpointed = Wrapper(torch.nn.Sequential(checkpoint_wrapper(torch.nn.Linear(2, 2))))
+    assert list(trained_parameters(checkpointed)) == ["0.weight", "0.bias"]
     plain.update(Wrapper(model))
     wrapped.load_state_dict(plain.state_dict())
     assert wrapped.updates == 1
