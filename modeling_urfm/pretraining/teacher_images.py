@@ -46,10 +46,10 @@ def source_bytes(corpus: Corpus, index: int) -> int:
     return len(data) if data is not None else os.path.getsize(path)
 
 
-def features_of(batch: list[tuple], teacher, grid=None) -> torch.Tensor:
+def features_of(batch: list[tuple], teacher, grid: tuple[int, int]) -> torch.Tensor:
     """(readable images, patches, width), float32, before any normalisation."""
     pixels = to_float(torch.stack([pixels for _, pixels, *_ in batch if pixels is not None]))
-    return teacher(pixels, grid or teacher_grid(teacher))
+    return teacher(pixels, grid)
 
 
 def teacher_grid(teacher) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def square(patches: int) -> tuple[int, int]:
 def cache_bytes_an_image(corpus: Corpus, teacher, sample: int = 64) -> float | None:
     """About what an image of `corpus` would take in a target cache: a codec is fitted on a sample, and the sample packed.
 
-    None where no image of the sample can be read.
+    None where no image of the sample can be read and has features that are finite; those that haven't get no targets.
     """
     images = TeacherImages(corpus, teacher.image_size)
     chosen = torch.linspace(0, len(corpus) - 1, min(sample, len(corpus))).long().tolist()
@@ -80,6 +80,9 @@ def cache_bytes_an_image(corpus: Corpus, teacher, sample: int = 64) -> float | N
     features = torch.cat(
         [features_of(readable[at : at + 16], teacher, grid).cpu() for at in range(0, len(readable), 16)]
     )
+    features = features[torch.isfinite(features).flatten(1).all(1)]
+    if not len(features):
+        return None
     codec, _ = fit_codec(features, grid, MIN_COSINE)
     symbols, _ = codec.quantize(features)
     return sum(len(codec.pack(row)) for row in symbols.numpy()) / len(symbols)
