@@ -10,14 +10,15 @@ import torch
 INK, ACCENT = "#1f2933", "#0b6e99"
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]):
+def figure(rows: int, columns: int, size: tuple[float, float]):
+    """A matplotlib figure of `size` (width, height) in inches, and its axes (rows, columns)."""
     # The object interface: no global backend is touched, and no display is needed.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    drawing = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing, drawing.subplots(rows, columns, squeeze=False)
 
 
 def plot_loss(history: list[dict], evaluations: list[dict], path: Path, loss_name: str = "loss"):
@@ -28,7 +29,7 @@ def plot_loss(history: list[dict], evaluations: list[dict], path: Path, loss_nam
         evaluations: `{"step", "knn_accuracy"}` an evaluation; the second panel is left out when there is none.
     """
     rows = 1 + bool(evaluations)
-    figure, axes = _figure(rows, 1, (6.4, 2.6 * rows))
+    drawing, axes = figure(rows, 1, (6.4, 2.6 * rows))
     axis = axes[0, 0]
     steps, losses = [h["step"] for h in history], np.array([h["loss"] for h in history], dtype=float)  # None: skipped
     axis.plot(steps, losses, color=ACCENT, alpha=0.35, linewidth=1)
@@ -44,7 +45,7 @@ def plot_loss(history: list[dict], evaluations: list[dict], path: Path, loss_nam
     for axis in axes.flat:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path, dpi=130)
+    save(drawing, path, dpi=130)
 
 
 def plot_curves(curves: dict[str, list[list[dict]]], epochs_per_step: float, path: Path):
@@ -53,7 +54,7 @@ def plot_curves(curves: dict[str, list[list[dict]]], epochs_per_step: float, pat
     Args:
         curves: name to runs, each a list of `{"step", "training_s", "knn_accuracy"}`; all of one name at the same steps.
     """
-    figure, axes = _figure(1, 2, (9.6, 3.6))
+    drawing, axes = figure(1, 2, (9.6, 3.6))
     colours = (INK, ACCENT, "#c2571a", "#5b8c2a", "#8a4fa3", "#a38b00")
     for (name, runs), colour in zip(curves.items(), colours * (1 + len(curves) // len(colours))):
         accuracy = np.array([[100 * point["knn_accuracy"] for point in run] for run in runs])
@@ -69,7 +70,7 @@ def plot_curves(curves: dict[str, list[list[dict]]], epochs_per_step: float, pat
     for axis in axes.flat:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path, dpi=130)
+    save(drawing, path, dpi=130)
 
 
 def plot_targets(
@@ -105,7 +106,7 @@ def plot_targets(
 
     target_rgb, predicted_rgb = colours(targets), colours(predictions)
     hidden = masks.cpu().reshape(-1, side, side).numpy()
-    figure, axes = _figure(len(names), 4, (8.0, 2.05 * len(names)))
+    drawing, axes = figure(len(names), 4, (8.0, 2.05 * len(names)))
     titles = ("image", "what the student sees", "teacher's features", "student's predictions")
     for row, name in enumerate(names):
         image = images[row].float().cpu().mean(0).numpy()
@@ -121,10 +122,11 @@ def plot_targets(
             if row == 0:
                 axis.set_title(titles[column], fontsize=10, color=INK)
         axes[row, 0].set_ylabel(name, fontsize=8, color=INK)
-    _save(figure, path, dpi=110)
+    save(drawing, path, dpi=110)
 
 
-def _save(figure, path: Path, dpi: int):
+def save(drawing, path: Path, dpi: int):
+    """Write a figure as PNG in one step: never half a file."""
     temporary = path.with_name(f".tmp-{path.name}")
-    figure.savefig(temporary, dpi=dpi, format="png")
+    drawing.savefig(temporary, dpi=dpi, format="png")
     temporary.replace(path)

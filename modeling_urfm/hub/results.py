@@ -2,6 +2,7 @@
 """`results.json`: what every recipe leaves behind for a machine to read."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -9,11 +10,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from ..data.shards import write_atomically
 
 
 LIBRARIES = (
     "urfm", "torch", "torchvision", "transformers", "accelerate", "datasets", "open_clip_torch", "timm", "numpy", "scipy",
+    "peft", "evaluate", "scikit-learn",
 )  # fmt: skip
 
 
@@ -36,5 +40,16 @@ def _version(name: str) -> str | None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write `content`, in one step."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    """Write `content`, in one step. JSON has no NaN and no infinity: both become null."""
+    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    """`value` with numpy's numbers and arrays as plain ones, and None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
@@ -21,6 +22,7 @@ from modeling_urfm import (
     URFMModel,
 )
 from modeling_urfm.hub import saving
+from modeling_urfm.hub.results import write_json
 from modeling_urfm.hub.saving import move_into, save_model_folder
 
 
@@ -141,3 +143,9 @@ def test_weights_are_moved_before_the_config_that_points_to_them(tmp_path, monke
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(b.name), real(a, b)))
     move_into(source, tmp_path)
     assert order == ["model.safetensors", "modeling_urfm.py", "config.json", "preprocessor_config.json"]
+
+
+def test_what_json_cannot_say_becomes_null(tmp_path):
+    write_json(tmp_path / "r.json", {"a": float("nan"), "b": [np.float32(0.5), np.inf], "c": {"d": np.arange(2)}, "e": 3})
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text) == {"a": None, "b": [0.5, None], "c": {"d": [0, 1]}, "e": 3}
