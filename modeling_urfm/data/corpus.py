@@ -311,10 +311,10 @@ def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress
     """
     path = Path(path_or_id)
     if not path.exists():
-        return _load_from_hub(str(path_or_id), split)
+        return _table(load_from_hub(str(path_or_id), split), str(path_or_id), split)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
-            _schema(path)  # a damaged file is named
+            parquet_features(path)  # a damaged file is named
             return _load_parquet([path], path.parent, str(path), split)
         return _open_files([path], path.parent, str(path), progress)
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -322,12 +322,12 @@ def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress
 
         return _table(datasets.load_from_disk(str(path)), str(path), split)
     # Tables beside images (a manifest, the labels, an image folder's metadata) hold no images themselves.
-    files = _walk(path)
-    parquet = [p for p in files if p.suffix == ".parquet" and _image_column(_schema(p))]
+    files = walk_files(path)
+    parquet = [p for p in files if p.suffix == ".parquet" and image_column(parquet_features(p))]
     if parquet:
         return _load_parquet(parquet, path, str(path), split)
     root = path / split if (path / split).is_dir() else path
-    return _open_files(files if root == path else _walk(root), root, str(path_or_id), progress)
+    return _open_files(files if root == path else walk_files(root), root, str(path_or_id), progress)
 
 
 def _shown(path: Path, root: Path | None) -> str:
@@ -336,7 +336,7 @@ def _shown(path: Path, root: Path | None) -> str:
     return os.fsencode(shown).decode("utf-8", "replace")
 
 
-def _walk(folder: Path) -> list[Path]:
+def walk_files(folder: Path) -> list[Path]:
     """All files at any depth but hidden ones, in an order that is the same everywhere; a linked folder once."""
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -400,11 +400,16 @@ def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> C
     if not named and other:
         splits = sorted({p.name.split("-")[0].removesuffix(".parquet") for p in other})
         raise ValueError(f"{name} has no split {split!r}; there are: {', '.join(splits)}.")
-    paths = named or paths
-    features = _schema(paths[0])
-    corpus = ShardCorpus(name, paths, _image_column_of(features, name), root)
+    corpus = open_parquet(named or paths, root, name)
     if not len(corpus):
         raise ValueError(f"{name}: split {split!r} is empty.")
+    return corpus
+
+
+def open_parquet(paths: Sequence[Path], root: Path, name: str, column: str | None = None) -> CellCorpus:
+    """A column of images (by default the one that holds images) of Parquet files, read where they lie."""
+    column = column or _image_column_of(parquet_features(paths[0]), name)
+    corpus = ShardCorpus(name, paths, column, root)
     if corpus.rows.largest > MAX_GROUP_BYTES:
         import datasets
 
@@ -413,11 +418,11 @@ def _load_parquet(paths: Sequence[Path], root: Path, name: str, split: str) -> C
             "with row groups of 100 images (to_parquet(..., batch_size=100)) it would be read where it lies.",
             name, corpus.rows.largest >> 20,
         )  # fmt: skip
-        return _table(datasets.Dataset.from_parquet([str(p) for p in paths]), name, split)
+        return TableCorpus(name, datasets.Dataset.from_parquet([str(p) for p in paths]), column)
     return corpus
 
 
-def _schema(path: Path):
+def parquet_features(path: Path):
     """A Parquet file's features; they are in its last bytes."""
     import datasets
     import pyarrow as pa
@@ -429,7 +434,7 @@ def _schema(path: Path):
         raise ValueError(f"{path} is no whole Parquet file: {error}") from error
 
 
-def _image_column(features) -> str | None:
+def image_column(features) -> str | None:
     """`image` or the first column that holds images: as `datasets` declares them, or as bytes, alone or beside a path."""
     import datasets
 
@@ -443,7 +448,7 @@ def _image_column(features) -> str | None:
 
 
 def _image_column_of(features, name: str) -> str:
-    column = _image_column(features)
+    column = image_column(features)
     if column is None:
         kinds = ", ".join(f"{c} ({getattr(f, 'dtype', type(f).__name__)})" for c, f in features.items())
         raise ValueError(
@@ -452,7 +457,8 @@ def _image_column_of(features, name: str) -> str:
     return column
 
 
-def _load_from_hub(name: str, split: str) -> TableCorpus:
+def load_from_hub(name: str, split: str | None):
+    """A data set on the Hub, or in the cache of `datasets`: its `split`, or a `DatasetDict` of all."""
     siblings = [p.name for p in Path(name).parent.glob("*")] if Path(name).parent.is_dir() else []
     near = difflib.get_close_matches(Path(name).name, siblings, n=1)
     hint = f" Did you mean {str(Path(name).parent / near[0])!r}?" if near else ""
@@ -461,14 +467,13 @@ def _load_from_hub(name: str, split: str) -> TableCorpus:
     import datasets
 
     try:
-        table = datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split)
     except Exception as error:  # the loader and the Hub client raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
             f"--dataset {name}: neither a file or folder here nor a data set that the Hub gives ({reason}).{hint} To use it "
             f"without a network, fetch it first: hf download --repo-type dataset {name} --local-dir FOLDER, then --dataset FOLDER."
         ) from error
-    return _table(table, name, split)
 
 
 def _table(table, name: str, split: str) -> TableCorpus:

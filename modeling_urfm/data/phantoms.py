@@ -16,7 +16,7 @@ Everything is a pure function of (seed, patient, frame). A 128-px image takes ab
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -46,6 +46,7 @@ class PhantomFrame:
         image: (size, size) uint8, black outside the scan region.
         mask: (size, size) uint8, 1 in the lesion. scan_mask: (size, size) bool, True inside the scan region.
         snr_db: the ratio that was asked for. measured_snr_db: the one that the echo data have.
+        depth_mm: how deep the probe looks.
     """
 
     image: np.ndarray
@@ -57,6 +58,7 @@ class PhantomFrame:
     probe: str
     snr_db: float
     measured_snr_db: float
+    depth_mm: float
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ def phantom_frame(
         organ=organ, lesion=lesion, probe=probe, snr_db=snr,
         caption=CAPTIONS[of_frame.integers(len(CAPTIONS))].format(**words),
         measured_snr_db=10 * float(np.log10(signal_power / (scale**2 * noise_power))),
+        depth_mm=float(depth_mm),
     )  # fmt: skip
 
 
@@ -289,16 +292,7 @@ def generate_phantoms(
         (seed, patient, frames_per_patient, image_size, snr_db, tuple(organs))
         for patient in range(first_patient, first_patient + num_patients)
     ]
-    if num_proc > 1:
-        # Forked where that exists: a fresh process would import torch first (10 s), and the children only run numpy.
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_all_start_methods, get_context
-
-        method = "fork" if "fork" in get_all_start_methods() else "spawn"
-        with ProcessPoolExecutor(num_proc, mp_context=get_context(method)) as pool:
-            rows = list(_bar(pool.map(_patient_rows, jobs, chunksize=8), len(jobs), progress))
-    else:
-        rows = list(_bar(map(_patient_rows, jobs), len(jobs), progress))
+    rows = map_patients(_patient_rows, jobs, num_proc, progress)
     rows = [row for patient in rows for row in patient]
     features = datasets.Features(
         {
@@ -308,6 +302,20 @@ def generate_phantoms(
         }
     )  # fmt: skip
     return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+
+
+def map_patients(make: Callable, jobs: Sequence, num_proc: int | None = None, progress: bool = False) -> list:
+    """`make(job)` of every job, in their order, on `num_proc` processes (by default, on all cores of this one)."""
+    num_proc = num_proc or usable_cores()
+    if num_proc == 1:
+        return list(_bar(map(make, jobs), len(jobs), progress))
+    # Forked where that exists: a fresh process would import torch first (10 s), and the children only run numpy.
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_all_start_methods, get_context
+
+    method = "fork" if "fork" in get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(num_proc, mp_context=get_context(method)) as pool:
+        return list(_bar(pool.map(make, jobs, chunksize=8), len(jobs), progress))
 
 
 def usable_cores() -> int:
@@ -329,15 +337,16 @@ def _patient_rows(job: tuple) -> list[dict]:
         frame = phantom_frame(seed, patient, number, image_size=image_size, snr_db=snr_db, organs=organs)
         rows.append(
             {
-                "image": {"bytes": _png(frame.image), "path": None}, "organ": frame.organ, "lesion": frame.lesion,
-                "mask": {"bytes": _png(frame.mask), "path": None}, "caption": frame.caption,
+                "image": {"bytes": encode_png(frame.image), "path": None}, "organ": frame.organ, "lesion": frame.lesion,
+                "mask": {"bytes": encode_png(frame.mask), "path": None}, "caption": frame.caption,
                 "patient_id": f"phantom-{seed}-{patient}", "snr_db": frame.snr_db,
             }
         )  # fmt: skip
     return rows
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
+    """(height, width) or (height, width, 3) uint8 as a PNG file."""
     import io
 
     from PIL import Image
