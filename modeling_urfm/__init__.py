@@ -3,7 +3,8 @@
 
 Importing this package registers the model family with transformers' Auto classes, so that
 `AutoModel.from_pretrained("urfm")` loads a URFM folder or Hub id without `trust_remote_code`.
-It imports nothing of the training stack: `modeling_urfm.pretraining`, `.data`, `.evaluation` and `.hub` do, when used.
+It imports nothing of the training stack: `modeling_urfm.pretraining`, `.finetuning`, `.data`, `.evaluation` and `.hub` do,
+when used.
 """
 
 from transformers import (
@@ -18,6 +19,7 @@ from transformers import (
 
 from ._version import __version__
 from .configuration_urfm import URFMConfig
+from .finetuning.adapters import connect
 from .image_processing_urfm import URFMImageProcessor, URFMImageProcessorPil
 from .modeling_urfm import (
     URFMBackbone,
@@ -40,6 +42,7 @@ AutoImageProcessor.register(
     image_processor_classes={"torchvision": URFMImageProcessor, "pil": URFMImageProcessorPil},
     exist_ok=True,
 )
+connect()  # peft's default targets, and adapter folders in from_pretrained
 
 __all__ = [
     "__version__",

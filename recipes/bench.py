@@ -3,6 +3,8 @@
 
     python recipes/bench.py pretrain           # steps of pre-training: URFM's ways, ViTMAE, SimMIM; minutes on two cores
     python recipes/bench.py pretrain --quick   # does it run? tiny models, seconds
+    python recipes/bench.py embed              # features of a folder, beside transformers' own pipeline (bench_embed.py)
+    python recipes/bench.py finetune           # what each way to fine-tune costs and gives (bench_finetune.py)
 
 `pretrain` times whole steps (forward, backward, clipping, fused AdamW, gradients set to None) of ViT-B/16 at 224 px under bf16
 autocast, at one batch size, in one process and in turns, so that what else the machine does slows all rows alike.
@@ -49,6 +51,11 @@ from modeling_urfm.pretraining.target_codec import TargetCodec
 from modeling_urfm.pretraining.teacher import untrained_teacher
 
 
+sys.path.append(str(Path(__file__).resolve().parent))  # the parts beside this file, however it was started
+import bench_embed  # noqa: E402
+import bench_finetune  # noqa: E402
+
+
 CONFIGS = Path(__file__).resolve().parent / "configs"
 PEER = "ViTMAE (transformers)"
 CACHED, ONLINE, RELEASED = "URFM fast, targets from the cache", "URFM fast, teacher online", "URFM as released, online"
@@ -87,7 +94,13 @@ def main():
     pretrain.add_argument("--threads", type=int, default=usable_cores(), help="Threads of torch on a CPU.")
     pretrain.add_argument("--quick", action="store_true", help="Tiny models: only to see that it runs.")
     pretrain.add_argument("--output_dir", default="bench", help="Folder for results.json and table.md.")
+    bench_embed.add_arguments(commands.add_parser("embed", help="Features of a folder, beside the pipeline's."))
+    bench_finetune.add_arguments(commands.add_parser("finetune", help="What each way to fine-tune costs and gives."))
     args = parser.parse_args()
+    if args.command == "embed":
+        return bench_embed.bench_embed(args)
+    if args.command == "finetune":
+        return bench_finetune.bench_finetune(args)
     if args.quick:
         args.batch_size, args.rounds, args.sizes, args.ranks = 2, 2, args.sizes[:1], args.ranks[:1]
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")

@@ -146,6 +146,8 @@ def test_weights_are_moved_before_the_config_that_points_to_them(tmp_path, monke
 
 
 def test_what_json_cannot_say_becomes_null(tmp_path):
-    write_json(tmp_path / "r.json", {"a": float("nan"), "b": [np.float32(0.5), np.inf], "c": {"d": np.arange(2)}, "e": 3})
+    write_json(
+        tmp_path / "r.json", {"a": float("nan"), "b": [np.float32(0.5), np.inf], "c": {"d": np.arange(2)}, "e": 3}
+    )
     text = (tmp_path / "r.json").read_text()
     assert json.loads(text) == {"a": None, "b": [0.5, None], "c": {"d": [0, 1]}, "e": 3}

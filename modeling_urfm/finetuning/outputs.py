@@ -1,0 +1,165 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""What a fine-tuning leaves behind: predictions, figures, the adapter's or model's files and its card."""
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import nn
+
+from ..data.labelled import LabelledDataset
+from ..evaluation.report_plots import (
+    plot_cases,
+    plot_confusion,
+    plot_overlays,
+    plot_regression,
+    plot_reliability,
+    plot_roc,
+)
+from ..image_processing_urfm import URFMImageProcessor
+from .arguments import ADAPTERS
+from .assess import Outputs, decisions, errors_of
+from .methods import unwrapped
+
+
+SHOWN = 10  # worst cases, and rows of a sheet of overlays
+HEADLINE = {
+    "classification": "macro_f1",
+    "multilabel": "average_precision",
+    "regression": "mae",
+    "segmentation": "dice",
+}
+PIPELINES = {"segmentation": "image-segmentation"}
+
+
+def write_predictions(
+    data: LabelledDataset, task: str, by_split: dict[str, Outputs], thresholds: list[float] | None, path: Path
+) -> None:
+    """A row an image: id, patient, split, what it is and what the model says, in one step.
+
+    Columns: classification: label, predicted, and probability_NAME of every class; multilabel: label_NAME, predicted_NAME,
+    probability_NAME; regression: target_NAME, predicted_NAME; segmentation: dice, iou, hausdorff95.
+    """
+    rows = np.concatenate([outputs.rows for outputs in by_split.values()])
+    columns = {
+        "id": [data.corpus.id(int(row)) for row in rows],
+        "patient": [str(patient) for patient in data.patients[rows]],
+        "split": [split for split, outputs in by_split.items() for _ in outputs.rows],
+    }
+    names, every = data.label_names, list(by_split.values())
+    if task == "segmentation":
+        columns |= {name: np.concatenate([o.per_image[name] for o in every]) for name in every[0].per_image}
+    else:
+        labels, values = (np.concatenate([getattr(o, name) for o in every]) for name in ("labels", "values"))
+        if task == "regression":
+            for k, name in enumerate(names):
+                columns |= {f"target_{name}": labels[:, k], f"predicted_{name}": values[:, k]}
+        else:
+            decided = np.concatenate([decisions(task, outputs, thresholds) for outputs in every])
+            if task == "classification":
+                columns |= {"label": [names[i] for i in labels], "predicted": [names[i] for i in decided]}
+            for k, name in enumerate(names):
+                if task == "multilabel":
+                    columns |= {f"label_{name}": labels[:, k].astype(np.int64), f"predicted_{name}": decided[:, k]}
+                columns[f"probability_{name}"] = values[:, k]
+    temporary = path.with_name(f".tmp-{path.name}")
+    pq.write_table(pa.table(columns), temporary)
+    os.replace(temporary, path)
+
+
+def draw(data: LabelledDataset, task: str, outputs: Outputs, thresholds: list[float] | None, folder: Path) -> None:
+    """The figures of the test images, and `worst.png`, the ten that the model is most wrong about."""
+    names = list(data.label_names)
+    worst = np.argsort(-errors_of(task, outputs), kind="stable")[:SHOWN]
+    if task == "segmentation":
+        # From best to worst in even steps, so that the sheet shows what is usual too.
+        order = np.argsort(-outputs.per_image["dice"], kind="stable")
+        even = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
+        for chosen, name in ((even, "overlays.png"), (worst, "worst.png")):
+            rows = outputs.rows[chosen]
+            titles = [
+                f"{data.corpus.id(int(row))}\nDice {outputs.per_image['dice'][i]:.2f}" for i, row in zip(chosen, rows)
+            ]
+            plot_overlays(
+                [_picture(data, row) for row in rows], [data.mask(int(row)) for row in rows],
+                [outputs.masks[i] for i in chosen], titles, folder / name, names,
+            )  # fmt: skip
+        return
+    decided = decisions(task, outputs, thresholds) if task != "regression" else None
+    if task == "classification":
+        plot_confusion(outputs.labels, decided, names, folder / "confusion.png")
+    if task == "regression":
+        plot_regression(outputs.labels, outputs.values, names, folder / "regression.png")
+    else:
+        plot_roc(outputs.labels, outputs.values, names, folder / "roc.png")
+        plot_reliability(outputs.labels, outputs.values, folder / "reliability.png")
+    titles = [f"{data.corpus.id(int(outputs.rows[i]))}\n{_said(task, outputs, decided, i, names)}" for i in worst]
+    plot_cases([_picture(data, outputs.rows[i]) for i in worst], titles, folder / "worst.png")
+
+
+def _picture(data: LabelledDataset, row: int) -> np.ndarray:
+    return data.corpus[int(row)]["pixels"].numpy()
+
+
+def _said(task: str, outputs: Outputs, decided: np.ndarray | None, i: int, names: list[str]) -> str:
+    """A line on what image `i` is and what the model takes it for."""
+    if task == "classification":
+        label, guess = int(outputs.labels[i]), int(decided[i])
+        share = f"{outputs.values[i, guess]:.2f}"
+        return (
+            f"{names[label]}, right at {share}" if guess == label else f"{names[label]}, not {names[guess]} ({share})"
+        )
+    if task == "multilabel":
+        true, guess = ([names[k] for k in np.flatnonzero(row)] for row in (outputs.labels[i], decided[i]))
+        return f"{'+'.join(true) or 'none'}, not {'+'.join(guess) or 'none'}"
+    return f"{names[0]} {outputs.labels[i, 0]:.3g}, predicted {outputs.values[i, 0]:.3g}"
+
+
+def write_model(model: nn.Module, processor: URFMImageProcessor, folder: Path) -> None:
+    """Weights, config and processor of an adapter (a few MB), or of a model whose class ships with the package alone.
+
+    The config beside an adapter is the adapted model's: its labels are what `from_pretrained` builds the head for.
+    """
+    folder.mkdir(parents=True)
+    config = copy.deepcopy(unwrapped(model).config)
+    for name in ("auto_map", "quantization_config"):  # no code lies here; the base may be loaded in full precision
+        if hasattr(config, name):
+            delattr(config, name)
+    if model is not unwrapped(model):
+        model.save_pretrained(folder)
+        config.save_pretrained(folder)
+    else:
+        model.config = config
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def adapter_card(template: Path, results: dict, args, data: LabelledDataset, name: str) -> ModelCard:
+    """The card of an adapter or a fine-tuned model, with what the run measured."""
+    test, headline = results["metrics"]["test"], HEADLINE[args.task]
+    is_adapter = args.method in ADAPTERS
+    pipeline = PIPELINES.get(args.task, "image-classification")
+    local = Path(args.model_name_or_path).is_dir()
+    dataset = os.path.basename(os.path.normpath(data.name)) if Path(data.name).exists() else data.name
+    shown = [key for key, value in test.items() if isinstance(value, float) and f"{key}_ci95" in test]
+    evaluations = [
+        EvalResult(
+            task_type=pipeline, dataset_type=dataset, dataset_name=dataset, metric_type=key, metric_value=round(test[key], 4)
+        )
+        for key in shown if np.isfinite(test[key])
+    ]  # fmt: skip
+    metadata = ModelCardData(
+        library_name="peft" if is_adapter else "transformers", license="apache-2.0", pipeline_tag=pipeline,
+        base_model=None if local else args.model_name_or_path, model_name=name, eval_results=evaluations or None,
+        tags=["ultrasound", "medical-imaging", "urfm", args.method],
+    )  # fmt: skip
+    base = os.path.basename(os.path.normpath(args.model_name_or_path)) if local else args.model_name_or_path
+    return ModelCard.from_template(
+        metadata, template_path=str(template), results=results, args=args, data=data, dataset=dataset, name=name,
+        is_adapter=is_adapter, base=base, shown=shown, headline=headline,
+        auto_class="AutoModelForSemanticSegmentation" if args.task == "segmentation" else "AutoModelForImageClassification",
+    )  # fmt: skip

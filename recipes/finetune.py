@@ -1,0 +1,304 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""Fine-tune URFM on labelled images: a linear layer, an adapter of a few MB, or everything.
+
+    python recipes/finetune.py --task classification --method lora --model_name_or_path urfm --dataset phantoms:organ \
+        --output_dir organ-lora                              # phantoms: drawn as it starts, minutes on two cores
+    python recipes/finetune.py --task classification --method lora --model_name_or_path urfm --dataset FOLDER \
+        --output_dir OUT                                     # FOLDER/train/CLASS/*, FOLDER/test/CLASS/*
+    python recipes/finetune.py --task segmentation --method full --model_name_or_path urfm --dataset FOLDER \
+        --output_dir OUT                                     # FOLDER/images/*, FOLDER/masks/*
+    python recipes/finetune.py --task multilabel --method linear --model_name_or_path urfm --dataset findings.csv \
+        --label_columns cyst stone --patient_column patient --output_dir OUT
+    python recipes/finetune.py --task regression --method lora --model_name_or_path urfm --dataset phantoms:depth \
+        --output_dir depth-lora
+    accelerate launch --config_file recipes/accelerate/multi_gpu.yaml recipes/finetune.py \
+        --config recipes/configs/finetune_full.yaml --task classification --dataset FOLDER --output_dir OUT
+
+Every default is meant to work on a few hundred images; `--help` explains each. `--random_init` gives the control,
+`--label_fraction 0.1` a tenth of the labels. OUT holds the adapter or model with its processor and card, `results.json`
+(`metrics.test.accuracy`, `.macro_f1`, `.dice`, `.mae` and their 95 % intervals over patients), `predictions.parquet` and
+figures. After a kill, the same command with `--resume_from_checkpoint latest` goes on from the best epoch so far.
+"""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from modeling_urfm.data.labelled import LabelledDataset, load_labelled
+from modeling_urfm.data.phantoms import usable_cores
+from modeling_urfm.data.splits import label_fraction_rows
+from modeling_urfm.finetuning.arguments import ADAPTERS, FROZEN, FinetuneArguments, parse_arguments
+from modeling_urfm.finetuning.assess import (
+    choose_decisions,
+    predict,
+    predict_masks,
+    run,
+    scores_with_intervals,
+)
+from modeling_urfm.finetuning.heads import AttentiveHead, StandardisedLinear, unstandardise
+from modeling_urfm.finetuning.inputs import MOST_BYTES, Batches, Features, PreparedImages, stack
+from modeling_urfm.finetuning.losses import class_weights
+from modeling_urfm.finetuning.methods import (
+    build_model,
+    count_parameters,
+    load_config,
+    load_processor,
+    trained_head,
+    unwrapped,
+)
+from modeling_urfm.finetuning.outputs import HEADLINE, adapter_card, draw, write_model, write_predictions
+from modeling_urfm.finetuning.trainer import make_trainer, training_arguments, use_all_cores
+from modeling_urfm.hub.results import run_facts, write_json
+from modeling_urfm.hub.saving import move_into, save_model_folder
+from modeling_urfm.pretraining.engine import follow_launcher, whole_state_dict
+from modeling_urfm.pretraining.startup import check_writable
+
+
+HERE = Path(__file__).resolve().parent
+logger = logging.getLogger("finetune")
+
+
+def main():
+    started = time.perf_counter()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for name in ("accelerate", "httpx", "datasets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    follow_launcher()
+    args = parse_arguments()
+    output_dir = Path(args.output_dir)
+    check_writable(output_dir)
+    use_all_cores(usable_cores())
+
+    # ---- the model's config and processor first: what can't be had is known before any data is read
+    config = load_config(args.model_name_or_path)
+    processor = load_processor(args, config)
+
+    # ---- data
+    data = load_labelled(
+        args.dataset, args.task, label_columns=args.label_columns, patient_column=args.patient_column,
+        image_column=args.image_column, split_column=args.split_column, image_root=args.image_root,
+        validation_fraction=args.validation_fraction, test_fraction=args.test_fraction, seed=args.split_seed,
+    )  # fmt: skip
+    rows = {split: data.rows(split) for split in ("train", "validation", "test")}
+    if args.label_fraction < 1:
+        rows["train"] = label_fraction_rows(data.labels, data.patients, rows["train"], args.label_fraction, args.seed)
+    say_data(data, rows)
+    data_s = time.perf_counter() - started
+
+    # ---- images at the model's size, and what the loss takes
+    targets, mean, deviation = targets_of(args.task, data, rows["train"])
+    images = {split: PreparedImages(data, part, processor, targets, title=split) for split, part in rows.items()}
+    prepared_s = time.perf_counter() - started - data_s
+
+    # ---- model
+    set_seed(args.seed)
+    model = build_model(args, data.label_names)
+    parameters = count_parameters(model, args.task)
+    encoder = unwrapped(model).urfm
+    settings = training_arguments(args, config.hidden_size, len(rows["train"]), encoder.num_parameters(), output_dir)
+    logger.info(
+        "%s: %s of %s parameters are trained (%.2f %%), %.0f epochs at most, peak learning rate %.2g, on %s",
+        args.method, f"{parameters['trainable_parameters']:,}", f"{parameters['parameters']:,}",
+        100 * parameters["trainable_share"], settings.num_train_epochs, settings.learning_rate, settings.device.type,
+    )  # fmt: skip
+
+    # ---- training
+    weights = class_weights(args.task, data.labels[rows["train"]], len(data.label_names))
+    plain, features_s = Batches(processor, args.task), 0.0
+    if head_alone(args):
+        begun = time.perf_counter()
+        train, validation, trained = frozen_features(args, model, images, plain, settings)
+        collators, features_s = (stack, stack), time.perf_counter() - begun
+    else:
+        train, validation, trained = images["train"], images["validation"], model
+        varied = Batches(
+            processor, args.task, augment=args.augment and args.method not in FROZEN,
+            mixup=args.mixup if args.method == "full" else 0.0, num_labels=len(data.label_names),
+        )  # fmt: skip
+        collators = (varied, plain)
+    trainer, meter = make_trainer(
+        args, trained, settings, train, validation,
+        weights=weights if args.class_weights == "balanced" else None, collators=collators,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint_of(args, output_dir))
+    training_s = time.perf_counter() - begun
+    state = trainer.state
+
+    # ---- the model as it is published, whole
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        whole = whole_state_dict(trainer.accelerator, trainer.model_wrapped)
+        model = build_model(args, data.label_names) if trainer.is_world_process_zero() and whole else model
+        model.load_state_dict(whole) if whole else None
+    if not trainer.is_world_process_zero():
+        return
+    if isinstance(trained, StandardisedLinear):
+        trained.to("cpu").fold_into(model.to("cpu").classifier)
+    if args.task == "regression":
+        unstandardise(trained_head(model, args.task), mean, deviation)
+
+    # ---- how good it is
+    model.to(settings.device)
+    outputs = {}
+    for split in ("validation", "test"):
+        loader = DataLoader(images[split], batch_size=settings.per_device_eval_batch_size, collate_fn=plain)
+        batches = run(model, tqdm(loader, desc=split, unit="batch"), settings.device, trainer.accelerator.autocast)
+        if args.task == "segmentation":
+            outputs[split] = predict_masks(data, rows[split], batches, processor)
+        else:
+            outputs[split] = predict(args.task, data, rows[split], batches)
+    thresholds = choose_decisions(args.task, outputs["validation"])
+    scores = {
+        split: scores_with_intervals(args.task, outputs[split], thresholds, data.patients[rows[split]], args.bootstrap_draws, 0)
+        for split in outputs
+    }  # fmt: skip
+
+    # ---- what is left behind
+    history = [{key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
+               for entry in state.log_history if "loss" in entry or "eval_loss" in entry]  # fmt: skip
+    best = max((e for e in history if "eval_score" in e), key=lambda e: e["eval_score"], default={"epoch": None})
+    results = {
+        **run_facts(args.seed),
+        "metrics": {
+            "task": args.task, "method": args.method, "random_init": args.random_init, "label_fraction": args.label_fraction,
+            "label_names": list(data.label_names),
+            "train": {"images": len(rows["train"]), "patients": len(np.unique(data.patients[rows["train"]]))},
+            **scores, "thresholds": thresholds, **parameters,
+            "epochs": round(state.epoch, 2), "best_epoch": best["epoch"], "steps": state.global_step,
+            "batch_size": args.batch_size * settings.gradient_accumulation_steps * settings.world_size,
+            "learning_rate": settings.learning_rate, "device": settings.device.type, "bf16": args.bf16,
+            "gradient_checkpointing": settings.gradient_checkpointing,
+            "image_size": [processor.size["height"], processor.size["width"]],
+            "decode_head_hidden_size": unwrapped(model).config.decode_head_hidden_size,
+            "dataset": data.name, "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
+            "notes": list(data.notes), "left_out": [f"{name}: {reason}" for name, reason in data.left_out],
+        },
+        "timings": {
+            "data_s": round(data_s, 1), "prepare_s": round(prepared_s, 1), "features_s": round(features_s, 1),
+            "training_s": round(training_s, 1), "epoch_s": round(float(np.median(meter.epoch_s)), 3) if meter.epoch_s else None,
+            "total_s": round(time.perf_counter() - started, 1),
+            # It differs a little from run to run, as times do.
+            "peak_memory_mib": round(meter.peak_bytes / 2**20),
+        },
+        "history": history,
+    }  # fmt: skip
+    write_predictions(data, args.task, outputs, thresholds, output_dir / "predictions.parquet")
+    draw(data, args.task, outputs["test"], thresholds, output_dir)
+    name = output_dir.resolve().name
+    save(
+        args,
+        model.to("cpu"),
+        processor,
+        adapter_card(HERE.parent / "hub_cards" / "adapter_card.md", results, args, data, name),
+    )
+    write_json(output_dir / "results.json", results)
+    say_goodbye(args, results)
+
+
+def head_alone(args: FinetuneArguments) -> bool:
+    """Whether the encoder is run once, and a head trained on its features."""
+    return args.method in FROZEN and args.task != "segmentation"
+
+
+def targets_of(task: str, data: LabelledDataset, train: np.ndarray):
+    """What the loss takes of every row, and the mean and deviation that regression's were standardised by."""
+    if task == "segmentation":
+        return None, None, None
+    if task != "regression":
+        return data.labels, None, None
+    mean, deviation = data.labels[train].mean(0), data.labels[train].std(0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    standardised = ((data.labels - mean) / deviation).astype(np.float32)
+    return standardised, *(torch.tensor(value, dtype=torch.float32) for value in (mean, deviation))
+
+
+@torch.no_grad()
+def frozen_features(args: FinetuneArguments, model, images: dict, collator: Batches, settings):
+    """Features of the training and validation images, and the head that is trained on them."""
+    tokens = args.method == "attentive"
+    size = sum(len(images[split]) for split in ("train", "validation"))
+    patches = images["train"].pixels[0][0].numel() // model.config.patch_size**2
+    if tokens and size * (1 + patches) * model.config.hidden_size * 2 > MOST_BYTES:
+        raise SystemExit(f"The tokens of {size} images take more than {MOST_BYTES / 2**30:.0f} GiB: take a part with "
+                         "--label_fraction, a smaller --image_size, or --method lora, which keeps none.")  # fmt: skip
+    encoder = model.urfm.to(settings.device).eval()
+    sets = []
+    for split in ("train", "validation"):
+        loader = DataLoader(images[split], batch_size=settings.per_device_eval_batch_size, collate_fn=collator)
+        features, labels = [], []
+        for batch in tqdm(loader, desc=f"features, {split}", unit="batch"):
+            with torch.autocast(settings.device.type, torch.bfloat16, enabled=args.bf16):
+                out = encoder(batch["pixel_values"].to(settings.device))
+            features.append(out.last_hidden_state.half().cpu() if tokens else out.pooler_output.float().cpu())
+            labels.append(batch["labels"])
+        sets.append(Features(torch.cat(features), torch.cat(labels)))
+    model.to("cpu")
+    if tokens:
+        head = AttentiveHead(model.config)
+        head.pooling, head.classifier = model.pooling, model.classifier  # trained in place
+    else:
+        known = sets[0].features
+        head = StandardisedLinear(known.mean(0), known.std(0, correction=0), model.config.num_labels)
+    return *sets, head
+
+
+def checkpoint_of(args: FinetuneArguments, output_dir: Path) -> str | None:
+    """The checkpoint to go on from; None to begin."""
+    if args.resume_from_checkpoint != "latest":
+        return args.resume_from_checkpoint
+    found = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if not found:
+        logger.warning("%s holds no checkpoint to resume from: the run begins at step 0.", output_dir)
+    return str(found[-1]) if found else None
+
+
+def save(args: FinetuneArguments, model, processor, card):
+    """Into `output_dir`, every file in one step, weights before the config that points to them."""
+    output_dir = Path(args.output_dir)
+    if args.method not in ADAPTERS and args.method != "attentive":
+        save_model_folder(model, processor, output_dir, card)
+        return
+    temporary = output_dir / ".tmp-model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_model(model, processor, temporary)
+    card.save(temporary / "README.md")
+    move_into(temporary, output_dir)
+
+
+def say_data(data: LabelledDataset, rows: dict):
+    for name, reason in data.left_out[:10]:
+        logger.warning("left out: %s: %s", name, reason)
+    if len(data.left_out) > 10:
+        logger.warning("... and %d more; results.json lists all", len(data.left_out) - 10)
+    for note in data.notes:
+        logger.info("note: %s", note)
+    counts = ", ".join(f"{len(part)} for {split}" for split, part in rows.items())
+    logger.info("data: %s: %s; %d labels: %s", data.name, counts, len(data.label_names), ", ".join(data.label_names))
+
+
+def say_goodbye(args: FinetuneArguments, results: dict):
+    test = results["metrics"]["test"]
+    for name in dict.fromkeys(("accuracy", HEADLINE[args.task])):
+        if name in test:
+            low, high = test[f"{name}_ci95"]
+            print(f"{name} {test[name]:.3f} (95 % interval {low:.3f} to {high:.3f})")
+    print(f"on {test['images']} test images of {test['patients']} patients, which had no part in the training.")
+    if test.get("collapsed"):
+        print("The model gives one answer to every test image: it has collapsed, and its figures say nothing.")
+    print(
+        f"Done in {results['timings']['total_s']:.0f} s. {args.output_dir}/ holds the model, predictions and figures. Load it:\n"
+    )
+    auto = "AutoModelForSemanticSegmentation" if args.task == "segmentation" else "AutoModelForImageClassification"
+    print(f"    import modeling_urfm; from transformers import {auto}")
+    print(f'    model = {auto}.from_pretrained("{args.output_dir}")')
+
+
+if __name__ == "__main__":
+    main()
