@@ -50,8 +50,7 @@ ASSUMED_FRAME_RATE = 20.0
 FRAMES_ON_A_SHEET = 6
 IMAGES_IN_A_PAGE = 24
 FRAMES_FOR_COLOURS = 8
-# Of pydicom's ultrasound files: a still with text and colour Doppler, and an echocardiogram.
-DEMO_FILES = ("examples_rgb_color.dcm", "examples_ybr_color.dcm")
+DEMO_FILES = ("examples_ybr_color.dcm",)  # of pydicom's ultrasound files the echocardiogram, which names nobody
 
 
 @dataclass

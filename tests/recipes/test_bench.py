@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..finetuning.tiny import save_base, save_classes
+
 
 pytest.importorskip("timm")
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "bench.py"
@@ -74,3 +76,19 @@ def test_everything(bench, tmp_path):
     assert metrics["ranks"]["2"]["images_per_s"] > 0 and metrics["sizes"]["small"]["images_per_s"] > 0
     for shares in metrics["time_goes"].values():
         assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+def test_fine_tuning_side_by_side(bench, monkeypatch, tmp_path):
+    base, images = save_base(tmp_path / "base"), save_classes(tmp_path / "images")
+    command = ["bench.py", "finetune", "--model_name_or_path", str(base), "--dataset", str(images), "--methods", "linear",
+               "full", "--label_fractions", "1", "--output_dir", str(tmp_path / "out"), "--", "--max_train_steps", "3"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    bench.main()
+    metrics = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
+    rows = {row["method"]: row for row in metrics["rows"]}
+    assert rows["linear"]["trainable_parameters"] == 2 * 33 < rows["full"]["trainable_parameters"]
+    assert all(row["peak_memory_mib"] > 0 and row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| linear | 100% |" in table and "(100%) |" in table  # full, of its own memory
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "table.md"]
