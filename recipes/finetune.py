@@ -21,6 +21,7 @@ figures. After a kill, the same command with `--resume_from_checkpoint latest` g
 """
 
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from modeling_urfm.data.labelled import LabelledDataset, load_labelled
 from modeling_urfm.data.phantoms import usable_cores
@@ -70,6 +72,8 @@ def main():
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for name in ("accelerate", "httpx", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger().setLevel(logging.ERROR)  # one process speaks
     follow_launcher()
     args = parse_arguments()
     output_dir = Path(args.output_dir)
@@ -110,6 +114,11 @@ def main():
     )  # fmt: skip
 
     # ---- training
+    sharded = settings.deepspeed_plugin is not None or settings.distributed_state.distributed_type == "FSDP"
+    if head_alone(args) and sharded:
+        raise SystemExit(f"--method {args.method} trains a head of {parameters['trainable_parameters']:,} parameters on features "
+                         "computed once: DeepSpeed and FSDP have nothing to shard. Launch it as one process, or with "
+                         "recipes/accelerate/multi_gpu.yaml.")  # fmt: skip
     weights = class_weights(args.task, data.labels[rows["train"]], len(data.label_names))
     plain, features_s = Batches(processor, args.task), 0.0
     if head_alone(args):
@@ -135,8 +144,10 @@ def main():
     # ---- the model as it is published, whole
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         whole = whole_state_dict(trainer.accelerator, trainer.model_wrapped)
-        model = build_model(args, data.label_names) if trainer.is_world_process_zero() and whole else model
-        model.load_state_dict(whole) if whole else None
+        if whole is not None:
+            unset_hf_deepspeed_config()  # ZeRO-3 would shard this one too, and only the main process builds it
+            model = build_model(args, data.label_names)
+            model.load_state_dict(whole)
     if not trainer.is_world_process_zero():
         return
     if isinstance(trained, StandardisedLinear):
