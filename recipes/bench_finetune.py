@@ -4,7 +4,8 @@
     python recipes/bench.py finetune --model_name_or_path urfm-base --dataset phantoms:lesion   # the table of the README
 
 Runs `recipes/finetune.py` once for each method, label fraction and seed, each in a process of its own, on the same images and
-splits, and writes `results.json` and `table.md` into `--output_dir`. Parameters, memory and the time of an epoch are those
+splits, and writes `results.json` and `table.md` into `--output_dir`. A run that is done is not done again by the same command
+with the same `--output_dir`. Parameters, memory and the time of an epoch are those
 that the runs report; figures are of the test images.
 """
 
@@ -71,12 +72,16 @@ def _run(args: argparse.Namespace, method: str, fraction: float, seed: int, fold
         *[option for option in args.options if option != "--"],
     ]  # fmt: skip
     print(f"-- {method}, {fraction:.0%} of the labels, seed {seed}", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stderr[-3000:]}")
-    results = json.loads((folder / "results.json").read_text())
-    if not args.keep_models:
-        shutil.rmtree(folder)
+    kept = folder.with_name(f"{folder.name}.json")
+    before = json.loads(kept.read_text()) if kept.is_file() else {}
+    if before.get("asked") != command:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stderr[-3000:]}")
+        write_json(kept, json.loads((folder / "results.json").read_text()) | {"asked": command})
+        if not args.keep_models:
+            shutil.rmtree(folder)
+    results = json.loads(kept.read_text())
     metrics, timings = results["metrics"], results["timings"]
     names = ("method", "label_fraction", "trainable_parameters", "parameters", "trainable_share", "epochs", "device",
              "bf16", "gradient_checkpointing", "test", "train")  # fmt: skip

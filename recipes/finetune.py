@@ -48,6 +48,7 @@ from modeling_urfm.finetuning.heads import AttentiveHead, StandardisedLinear, un
 from modeling_urfm.finetuning.inputs import MOST_BYTES, Batches, Features, PreparedImages, stack
 from modeling_urfm.finetuning.losses import class_weights
 from modeling_urfm.finetuning.methods import (
+    CONTROL_BASE,
     build_model,
     count_parameters,
     load_config,
@@ -55,7 +56,15 @@ from modeling_urfm.finetuning.methods import (
     trained_head,
     unwrapped,
 )
-from modeling_urfm.finetuning.outputs import HEADLINE, adapter_card, draw, write_model, write_predictions
+from modeling_urfm.finetuning.outputs import (
+    HEADLINE,
+    adapter_card,
+    draw,
+    remove_earlier,
+    write_model,
+    write_predictions,
+)
+from modeling_urfm.finetuning.resuming import MarkCheckpoints, checkpoint_of, settings_of
 from modeling_urfm.finetuning.trainer import make_trainer, training_arguments, use_all_cores
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import move_into, save_model_folder
@@ -108,9 +117,11 @@ def main():
     encoder = unwrapped(model).urfm
     settings = training_arguments(args, config.hidden_size, len(rows["train"]), encoder.num_parameters(), output_dir)
     logger.info(
-        "%s: %s of %s parameters are trained (%.2f %%), %.0f epochs at most, peak learning rate %.2g, on %s",
+        "%s: %s of %s parameters are trained (%.2f %%), %s at most, peak learning rate %.2g, on %s",
         args.method, f"{parameters['trainable_parameters']:,}", f"{parameters['parameters']:,}",
-        100 * parameters["trainable_share"], settings.num_train_epochs, settings.learning_rate, settings.device.type,
+        100 * parameters["trainable_share"],
+        f"{args.max_train_steps} steps" if args.max_train_steps else f"{settings.num_train_epochs:.0f} epochs",
+        settings.learning_rate, settings.device.type,
     )  # fmt: skip
 
     # ---- training
@@ -136,8 +147,11 @@ def main():
         args, trained, settings, train, validation,
         weights=weights if args.class_weights == "balanced" else None, collators=collators,
     )  # fmt: skip
+    run_settings = settings_of(args, data.fingerprint, trainer.args.world_size)
+    checkpoint = checkpoint_of(args.resume_from_checkpoint, output_dir, run_settings)
+    trainer.add_callback(MarkCheckpoints(run_settings, checkpoint))
     begun = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint_of(args, output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     training_s = time.perf_counter() - begun
     state = trainer.state
 
@@ -167,7 +181,8 @@ def main():
             outputs[split] = predict(args.task, data, rows[split], batches)
     thresholds = choose_decisions(args.task, outputs["validation"])
     scores = {
-        split: scores_with_intervals(args.task, outputs[split], thresholds, data.patients[rows[split]], args.bootstrap_draws, 0)
+        split: scores_with_intervals(args.task, outputs[split], thresholds, data.patients[rows[split]], args.bootstrap_draws, 0,
+                                     data.label_names)
         for split in outputs
     }  # fmt: skip
 
@@ -180,6 +195,8 @@ def main():
         "metrics": {
             "task": args.task, "method": args.method, "random_init": args.random_init, "label_fraction": args.label_fraction,
             "label_names": list(data.label_names),
+            # Of two classes: whose AUROC, average precision and sensitivity the scores are.
+            "positive_label": data.label_names[1] if args.task == "classification" and len(data.label_names) == 2 else None,
             "train": {"images": len(rows["train"]), "patients": len(np.unique(data.patients[rows["train"]]))},
             **scores, "thresholds": thresholds, **parameters,
             "epochs": round(state.epoch, 2), "best_epoch": best["epoch"], "steps": state.global_step,
@@ -200,6 +217,7 @@ def main():
         },
         "history": history,
     }  # fmt: skip
+    remove_earlier(output_dir, args)
     write_predictions(data, args.task, outputs, thresholds, output_dir / "predictions.parquet")
     draw(data, args.task, outputs["test"], thresholds, output_dir)
     name = output_dir.resolve().name
@@ -260,16 +278,6 @@ def frozen_features(args: FinetuneArguments, model, images: dict, collator: Batc
     return *sets, head
 
 
-def checkpoint_of(args: FinetuneArguments, output_dir: Path) -> str | None:
-    """The checkpoint to go on from; None to begin."""
-    if args.resume_from_checkpoint != "latest":
-        return args.resume_from_checkpoint
-    found = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    if not found:
-        logger.warning("%s holds no checkpoint to resume from: the run begins at step 0.", output_dir)
-    return str(found[-1]) if found else None
-
-
 def save(args: FinetuneArguments, model, processor, card):
     """Into `output_dir`, every file in one step, weights before the config that points to them."""
     output_dir = Path(args.output_dir)
@@ -281,6 +289,8 @@ def save(args: FinetuneArguments, model, processor, card):
     write_model(model, processor, temporary)
     card.save(temporary / "README.md")
     move_into(temporary, output_dir)
+    if args.random_init and args.method in ADAPTERS:  # the adapter is of this very encoder, which lies nowhere else
+        save_model_folder(model.unload(), processor, output_dir / CONTROL_BASE)
 
 
 def say_data(data: LabelledDataset, rows: dict):

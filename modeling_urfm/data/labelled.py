@@ -18,7 +18,7 @@ import numpy as np
 
 from ..flags import check_choice
 from .corpus import Corpus, load_from_hub
-from .labelled_checks import Checked, check_rows, merge_copies, notes_on_copies
+from .labelled_checks import Checked, check_rows, copies_across_sides, merge_copies, notes_on_copies
 from .labelled_columns import found_from_table, join_table
 from .labelled_folders import check_classes_of_sides, read_class_folders, read_mask_folders, unpacked
 from .labelled_found import SPLITS, Chosen, Found, LabelledCorpus
@@ -266,14 +266,21 @@ def _finish(found: Found, task: str, fractions: dict[str, float], seed: int, pro
         notes.append(f"split cut by patient, seed {seed}: {', '.join(f'{k} {v:.0%}' for k, v in shares.items())}")
         patients = merge_copies(patients, digests)
         splits = split_by_patient(labels, patients, shares, seed, label_names)
-    notes += notes_on_copies(ids, digests, splits, [found.labels[row] if not segmentation else "" for row in rows])
-    return LabelledDataset(
+    torn = [] if found.published else copies_across_sides(ids, digests, splits, SPLITS)
+    left_out += [(ids[at], reason) for at, reason in torn]
+    stay = np.setdiff1d(np.arange(len(rows)), [at for at, _ in torn])
+    notes += notes_on_copies(
+        *([values[at] for at in stay] for values in (ids, digests, splits)),
+        [found.labels[rows[at]] if not segmentation else "" for at in stay],
+    )
+    data = LabelledDataset(
         found.name, task, LabelledCorpus(found.name, ids, found.images, rows, [frame for _, frame in spread],
                                          [of_row[row].digest for row in rows]),
         labels, label_names, patients, splits, tuple(left_out), tuple(notes),
         None if found.groups is None else np.array([found.groups[row] for row in rows]), masks,
         np.array([check.mask_digest for _, check in kept], dtype="S16") if segmentation else None,
     )  # fmt: skip
+    return data.select(stay) if torn else data
 
 
 def _patients(found: Found, rows: list[int], notes: list[str]) -> np.ndarray:

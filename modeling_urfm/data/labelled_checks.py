@@ -2,6 +2,7 @@
 """Every image and mask is opened once before anything is trained: what is unreadable or doesn't fit is found here."""
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,9 @@ def _look(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnreadableFile):
         return error.reason
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # Pillow says where in memory the file lies, which differs from run to run.
+    said = re.sub(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>", "", str(error))
+    return f"{type(error).__name__}: {' '.join(said.split())}"
 
 
 def _size(shape) -> str:
@@ -128,6 +131,20 @@ def merge_copies(patients: np.ndarray, digests: Sequence[bytes]) -> np.ndarray:
         one, other = sorted((root(first.setdefault(digest, patient)), root(patient)))
         parent[other] = one
     return np.array([root(patient) for patient in patients.tolist()])
+
+
+def copies_across_sides(
+    ids: Sequence[str], digests: Sequence[bytes], splits: Sequence[str], order: Sequence[str]
+) -> list[tuple[int, str]]:
+    """Rows whose image, byte for byte, is on a later side of `order` too, with what to say of each."""
+    last: dict[bytes, int] = {}
+    for row, digest in enumerate(digests):
+        if digest not in last or order.index(splits[row]) > order.index(splits[last[digest]]):
+            last[digest] = row
+    return [
+        (row, f"byte for byte the image {ids[last[digest]]} of the {splits[last[digest]]} side")
+        for row, digest in enumerate(digests) if splits[row] != splits[last[digest]]
+    ]  # fmt: skip
 
 
 def notes_on_copies(ids: Sequence[str], digests: Sequence[bytes], splits: Sequence[str], labels: Sequence) -> list[str]:

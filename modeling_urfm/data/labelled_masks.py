@@ -19,6 +19,7 @@ from .splits import name_some
 IGNORE = 255  # pixels that neither train nor count
 MAX_IDS = 64  # more ids than this are a photograph, not a mask
 NEAR = 16  # grey values that JPEG and resampling leave around 0 and 255
+SOLID = 16  # pixels of one or two greys that are no seam
 
 # One part of a mask: encoded bytes or a path. A mask with several parts is their union.
 Cell = tuple[bytes | None, str | None]
@@ -146,12 +147,29 @@ def mask_rule(counted: Sequence[tuple[np.ndarray, np.ndarray]], names: Sequence[
             raise ValueError(
                 f"in some masks 1 is the foreground, in others 255: {holding(1)} against {holding(IGNORE)}. Save all alike."
             )
-        return MaskRule("ids", declared or ids[-1] + 1)
+        shown = [(np.isin(ids, values).any(), IGNORE in values) for values, _ in counted]
+        if IGNORE in total and sum(white and not other for other, white in shown) > sum(other for other, _ in shown):
+            raise ValueError(
+                f"most masks hold 0 and 255 alone, these the ids {name_some(ids)}: {holding(*ids)}. Save all alike."
+            )
+        rare = [f"id {i} in {holding(i)}" for i in ids if sum(i in values for values, _ in counted) == 1]
+        notes = (
+            (f"ids that one mask alone shows: {name_some(rare)}",)
+            if rare and declared is None and len(counted) > 9
+            else ()
+        )
+        return MaskRule("ids", declared or ids[-1] + 1, notes)
     if declared in (None, 2) and _has_grey_edges(total):
         faint = [n for n, (values, _) in zip(names, counted) if NEAR < values.max() < 128 or (values.max() == 1)]
         if faint:
             raise ValueError(
                 f"most masks are black and white, these hold nothing above 127: {name_some(faint)}. Save all alike."
+            )
+        solid = [name for name, (values, pixels) in zip(names, counted) if _has_solid_grey(values, pixels)]
+        if solid:
+            raise ValueError(
+                f"black and white masks (0 and 255), of which these hold areas of another value, no seams of many greys: "
+                f"{name_some(solid)}. Unknown ids? Save 0 and 255 alone, or ids as 0 (background), 1, 2, ..."
             )
         grey = sum(bool(((values > 0) & (values < 255)).any()) for values, _ in counted)
         return MaskRule("threshold", 2, (
@@ -169,6 +187,12 @@ def _has_grey_edges(total: dict[int, int]) -> bool:
     white = sum(count for value, count in total.items() if IGNORE - NEAR <= value <= IGNORE)
     between = sum(count for value, count in total.items() if NEAR < value < IGNORE - NEAR)
     return max(total) <= IGNORE and white > between
+
+
+def _has_solid_grey(values: np.ndarray, pixels: np.ndarray) -> bool:
+    """Greys of one or two values and of some size: a seam that JPEG or resampling leaves has many values."""
+    grey = (values > 0) & (values < IGNORE)
+    return 1 <= grey.sum() <= 2 and pixels[grey].sum() >= SOLID
 
 
 class Masks(Sequence):

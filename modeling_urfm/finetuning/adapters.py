@@ -132,6 +132,8 @@ def _base_of(folder: Path) -> str:
         raise ValueError(
             f"{folder / ADAPTER_CONFIG} names no base model: set base_model_name_or_path to its folder or id."
         )
+    if not Path(base).is_dir() and (folder / Path(base).name).is_dir():
+        return str(folder / Path(base).name)  # a base that was moved along with its adapter
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise FileNotFoundError(
             f"{folder / ADAPTER_CONFIG}: the base model {base} is not there. Set base_model_name_or_path to where it lies now, "

@@ -141,6 +141,10 @@ class FinetuneArguments:
             raise ValueError(
                 f"load_in_4bit holds weights that are not trained: take method lora or dora, not {self.method}."
             )
+        if self.random_init:
+            raise ValueError(
+                "load_in_4bit holds the weights of a folder; random_init has none: leave one of the two out."
+            )
         if not torch.cuda.is_available():
             raise ValueError("load_in_4bit (QLoRA) needs a CUDA GPU, and there is none: leave it out.")
         if importlib.util.find_spec("bitsandbytes") is None:

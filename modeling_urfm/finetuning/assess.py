@@ -4,7 +4,7 @@
 Shapes: n images, K labels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -168,12 +168,19 @@ def decisions(task: str, outputs: Outputs, thresholds: list[float] | None) -> np
 
 
 def scores_with_intervals(
-    task: str, outputs: Outputs, thresholds: list[float] | None, patients: np.ndarray, draws: int, seed: int
+    task: str,
+    outputs: Outputs,
+    thresholds: list[float] | None,
+    patients: np.ndarray,
+    draws: int,
+    seed: int,
+    label_names: Sequence[str] = (),
 ) -> dict:
     """Scores of a split and their intervals over patients; `collapsed` where one answer is given to everything.
 
     Args:
         patients: (n,) of `outputs.rows`.
+        label_names: of several targets, whose means over units say little: `mae_NAME` and so on are given too.
     """
 
     def score(part: np.ndarray) -> dict[str, float]:
@@ -184,13 +191,19 @@ def scores_with_intervals(
             return classification_scores(labels, values, thresholds[0] if thresholds else None)
         if task == "multilabel":
             return multilabel_scores(labels, values, np.array(thresholds))
-        return regression_scores(labels, values)
+        scores = regression_scores(labels, values)
+        for k, name in enumerate(label_names if len(label_names) > 1 else ()):
+            scores |= {f"{key}_{name}": v for key, v in regression_scores(labels[:, k], values[:, k]).items()}
+        return scores
 
     whole = np.arange(len(outputs.rows))
     scores = with_intervals(score(whole), bootstrap_scores(score, patients, draws, seed))
     scores |= {"images": len(outputs.rows), "patients": len(np.unique(patients))}
     if task in ("classification", "multilabel"):
         scores["collapsed"] = bool(is_collapsed(decisions(task, outputs, thresholds), outputs.labels))
+    if task == "segmentation":  # background everywhere, and not because nothing is there
+        empty = not any(mask.any() for mask in outputs.masks)
+        scores["collapsed"] = bool(empty and outputs.per_image["dice"].min() < 1)
     return scores
 
 
@@ -200,9 +213,11 @@ def errors_of(task: str, outputs: Outputs) -> np.ndarray:
         return 1 - outputs.per_image["dice"]
     if task == "classification":
         return 1 - outputs.values[np.arange(len(outputs.rows)), outputs.labels]
-    if task == "multilabel":
-        return np.abs(outputs.values - outputs.labels).mean(1)
-    return np.abs(outputs.values - outputs.labels).mean(1)
+    errors = np.abs(outputs.values - outputs.labels)
+    if task == "regression":  # targets have units of their own
+        spread = outputs.labels.std(0)
+        errors = errors / np.where(spread > 0, spread, 1)
+    return errors.mean(1)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

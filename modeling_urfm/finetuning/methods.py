@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 PROBLEM_TYPES = {
     "classification": "single_label_classification", "multilabel": "multi_label_classification", "regression": "regression",
 }  # fmt: skip
+# Beside an adapter on random weights, these: `recipes/finetune.py --random_init` leaves them in this folder of its output.
+CONTROL_BASE = "random_base"
 # Width of the decode head: with adapters of rank 8 it keeps a ViT-B/16 under 2 % of trained parameters.
 DECODE_HEAD_WIDTH = 96
 
@@ -150,9 +152,9 @@ def with_adapter(args: FinetuneArguments, model: PreTrainedModel):
         target_modules=list(TARGET_MODULES), modules_to_save=[head_name(args.task)],
     )  # fmt: skip
     adapted = get_peft_model(model, settings)
-    base = Path(args.model_name_or_path)
+    base = Path(args.output_dir, CONTROL_BASE) if args.random_init else Path(args.model_name_or_path)
     # A folder by its whole path, so that the adapter finds it from wherever it is loaded; a Hub id as it is.
-    name = os.path.abspath(base) if base.is_dir() else args.model_name_or_path
+    name = os.path.abspath(base) if args.random_init or base.is_dir() else args.model_name_or_path
     adapted.peft_config["default"].base_model_name_or_path = name
     if args.bf16:
         for module in adapted.modules():

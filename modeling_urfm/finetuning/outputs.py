@@ -3,6 +3,7 @@
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..evaluation.report_plots import (
 from ..image_processing_urfm import URFMImageProcessor
 from .arguments import ADAPTERS
 from .assess import Outputs, decisions, errors_of
-from .methods import unwrapped
+from .methods import CONTROL_BASE, unwrapped
 
 
 SHOWN = 10  # worst cases, and rows of a sheet of overlays
@@ -33,7 +34,23 @@ HEADLINE = {
     "regression": "mae",
     "segmentation": "dice",
 }
+FIGURES = ("confusion.png", "roc.png", "reliability.png", "regression.png", "overlays.png", "worst.png")
+CODE = ("configuration_urfm.py", "modeling_urfm.py", "image_processing_urfm.py")
 PIPELINES = {"segmentation": "image-segmentation"}
+
+
+def remove_earlier(folder: Path, args) -> None:
+    """Remove what a run of another task or method left in `folder`, and no file of this one replaces.
+
+    A model's weights beside an adapter would be loaded in its place, and figures would show what is not in the results.
+    """
+    adapter = args.method in ADAPTERS
+    stale = ["model*.safetensors*", *CODE] if adapter else ["adapter_config.json", "adapter_model.safetensors"]
+    for pattern in (*stale, *FIGURES):
+        for path in folder.glob(pattern):
+            path.unlink()
+    if not (adapter and args.random_init):
+        shutil.rmtree(folder / CONTROL_BASE, ignore_errors=True)
 
 
 def write_predictions(
@@ -160,6 +177,7 @@ def adapter_card(template: Path, results: dict, args, data: LabelledDataset, nam
     base = os.path.basename(os.path.normpath(args.model_name_or_path)) if local else args.model_name_or_path
     return ModelCard.from_template(
         metadata, template_path=str(template), results=results, args=args, data=data, dataset=dataset, name=name,
-        is_adapter=is_adapter, base=base, shown=shown, headline=headline,
+        is_adapter=is_adapter, base=base,
+        base_folder=f"{name}/{CONTROL_BASE}" if args.random_init else base, shown=shown, headline=headline,
         auto_class="AutoModelForSemanticSegmentation" if args.task == "segmentation" else "AutoModelForImageClassification",
     )  # fmt: skip

@@ -106,6 +106,19 @@ def test_values_that_can_not_be_ids_are_errors_that_name_masks():
         rule_of([255 * BLOB.astype(int)], declared=3)
 
 
+def test_a_strange_id_in_one_of_many_masks_is_named():
+    white, patched = 255 * BLOB.astype(int), 255 * BLOB.astype(int)
+    patched[:5, :5] = 77
+    for declared in (None, 2):
+        with pytest.raises(ValueError, match="areas of another value.*: m1. Unknown ids"):
+            rule_of([white, patched, white], declared=declared)
+    patched[:5, :5] = 1  # else 1 would be the foreground, and all the white ignored
+    with pytest.raises(ValueError, match="most masks hold 0 and 255 alone, these the ids 1: m1"):
+        rule_of([white, patched, white])
+    ids = [BLOB.astype(int)] * 9 + [2 * BLOB.astype(int)]
+    assert rule_of(ids).notes == ("ids that one mask alone shows: id 2 in m9",)
+
+
 def test_what_is_no_mask_says_why():
     coloured = encode(np.stack([GREY, 0 * GREY, 0 * GREY], -1))
     for data, reason in (

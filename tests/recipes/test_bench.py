@@ -91,4 +91,8 @@ def test_fine_tuning_side_by_side(bench, monkeypatch, tmp_path):
     assert all(row["peak_memory_mib"] > 0 and row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows.values())
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| linear | 100% |" in table and "(100%) |" in table  # full, of its own memory
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "table.md"]
+    kept = ["full-1-0.json", "linear-1-0.json", "results.json", "table.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == kept
+    monkeypatch.setattr(bench.bench_finetune.subprocess, "run", None)  # what is done is not done again
+    bench.main()
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["metrics"] == metrics

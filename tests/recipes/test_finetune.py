@@ -109,14 +109,38 @@ def test_it_learns_what_there_is_to_learn(finetune):
 
 
 def test_an_adapter_merges_into_what_it_was(finetune, made):
-    folder, _ = finetune("--max_train_steps", 3, "--random_init")
-    # A control's base is not the one it was trained on; parity is of the adapter, on whatever base.
+    folder, _ = finetune("--max_train_steps", 3)
     base = URFMForImageClassification.from_pretrained(made["base"], num_labels=2)
     model = PeftModel.from_pretrained(base, str(folder)).eval()
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         before = model(pixel_values=pixels).logits
         torch.testing.assert_close(model.merge_and_unload()(pixels).logits, before, atol=1e-5, rtol=0)
+
+
+def test_a_control_s_adapter_brings_its_random_base_and_replaces_an_earlier_model(finetune, made):
+    folder, _ = finetune("--max_train_steps", 1, "--random_init", method="full")
+    assert (folder / "model.safetensors").exists()
+    (folder / "overlays.png").touch()
+    finetune("--max_train_steps", 2, "--random_init")
+    assert not (folder / "model.safetensors").exists() and not (folder / "overlays.png").exists()
+    data = load_labelled(str(made["classification"]), "classification", progress=False)
+    assert 'from_pretrained("out/random_base", num_labels=2)' in (folder / "README.md").read_text()
+    moved = folder.rename(folder.parent / "moved")
+    shares = logits_of_test_images(moved, AutoModelForImageClassification, data).softmax(-1).numpy()
+    moved.rename(folder)
+    table = pq.read_table(folder / "predictions.parquet").to_pandas()
+    kept = table[table.split == "test"][[f"probability_{name}" for name in data.label_names]].to_numpy()
+    np.testing.assert_allclose(shares, kept, atol=1e-4)
+    finetune("--max_train_steps", 1, method="linear")
+    assert not list(folder.glob("adapter_*")) and not (folder / "random_base").exists()
+
+
+def test_two_targets_are_scored_one_by_one(finetune, made):
+    columns = ("--label_columns", "size_mm", "bright", "--patient_column", "patient")
+    _, results = finetune(*columns, "--num_train_epochs", 2, task="regression", method="linear", dataset=made["table"])
+    test = results["metrics"]["test"]
+    assert test["mae"] == pytest.approx((test["mae_size_mm"] + test["mae_bright"]) / 2) and "r2_bright_ci95" in test
 
 
 @pytest.mark.parametrize("method", ["linear", "lora"])
