@@ -115,8 +115,10 @@ def query(encoder: FrozenEncoder | None, args: EmbedArguments, folder: Path, dev
     """The nearest images to `--query`: lines of JSON, also in `nearest.jsonl`, and `nearest.png`."""
     meta = read_meta(folder)
     if encoder is None:
-        encoder = load_encoder(args.encoder or meta["encoder"], image_size=meta["image_size"][0], device=device,
-                               dtype=getattr(torch, meta["dtype"]))  # fmt: skip
+        spec, options = args.encoder or meta["encoder"], {"device": device, "dtype": getattr(torch, meta["dtype"])}
+        encoder = load_encoder(spec, image_size=args.image_size, **options)
+        if list(encoder.size) != meta["image_size"]:  # only then, as a size that is named changes the fingerprint
+            encoder = load_encoder(spec, image_size=meta["image_size"][0], **options)
     if encoder.fingerprint != meta["encoder_fingerprint"]:
         raise ValueError(f"The features in {folder} were made by {meta['encoder']} as it was then; {encoder.name} is another "
                          "encoder now (weights, preprocessing or number format).")  # fmt: skip

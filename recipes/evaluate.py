@@ -18,6 +18,8 @@ plots a data set, and the predictions that a later `--compare_with` needs. Not f
 """
 
 import logging
+import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,7 @@ from modeling_urfm.evaluation.comparison import (
     rank_encoders,
     read_other,
     save_outputs,
+    short_names,
 )
 from modeling_urfm.evaluation.corruptions import CORRUPTIONS
 from modeling_urfm.evaluation.encoders import KINDS, load_encoder
@@ -48,6 +51,7 @@ from modeling_urfm.evaluation.features import make_accelerator
 from modeling_urfm.evaluation.frozen import FrozenFeatures, ProtocolSettings, run_protocols
 from modeling_urfm.evaluation.report import write_report
 from modeling_urfm.evaluation.report_pictures import dataset_plots, rank_plots
+from modeling_urfm.evaluation.segmentation_protocol import check_sees
 from modeling_urfm.flags import check_choice, flag, helps_of, parse_sections
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.pretraining.engine import end_run
@@ -115,6 +119,15 @@ class EvaluateArguments:
                 raise ValueError(f"--{flag_name} has a value twice: {' '.join(map(str, values))}.")
         if any(not 0 < fraction <= 1 for fraction in self.fractions):
             raise ValueError(f"--fractions {self.fractions}: a share of the labels lies in (0, 1].")
+        if self.shots[0] < 1:
+            raise ValueError(f"--shots {self.shots[0]} must be at least 1.")
+        for name, least in (
+            ("bootstrap_draws", 0), ("image_size", 1), ("per_device_batch_size", 1), ("num_workers", 1),
+        ):  # fmt: skip
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)} must be at least {least}.")
+        if Path(self.output_dir).resolve() in [Path(folder).resolve() for folder in self.compare_with or ()]:
+            raise ValueError(f"--compare_with {self.output_dir} is this run's --output_dir: it would be overwritten.")
 
 
 def main():
@@ -135,6 +148,10 @@ def main():
     plans = {spec: plan(spec, data, args) for spec, data in datasets.items()}
     described = {spec: describe(data) for spec, data in datasets.items()}
     others = [read_other(Path(folder), described) for folder in args.compare_with or ()]
+    for data in datasets.values():
+        if data.task == "segmentation":
+            for encoder in encoders:
+                check_sees(encoder, data)
     for data in datasets.values():
         logger.info(data.description)
 
@@ -258,13 +275,13 @@ def evaluate(spec, data, features, names, refused, described, others, settings, 
             protocol: save_outputs(output_dir / "predictions", f"{spec}-{name}-{protocol}", outcome, ids)
             for protocol, outcome in outcomes[name].items()
         }
-    for other in others:
+    for other, folder in zip(others, short_names([other["folder"] for other in others])):
         if spec not in other["datasets"]:
             continue
         then = other["datasets"][spec]
         for name, facts in then["encoders"].items():
             shared = {protocol: facts[protocol] for protocol in names if protocol in facts}
-            known = f"{name} [{other['folder'].name}]"
+            known = f"{name} [{folder}]"
             entry["encoders"][known] = shared
             outcomes[known] = {
                 protocol: load_outputs(other["folder"] / "predictions" / file, shared[protocol], ids)
@@ -306,8 +323,15 @@ def cell(facts: dict | None, metric: str) -> str:
         return "collapsed"
     summary = facts["scores"][metric]
     spread = f" ± {summary['sd']:.3f}" if summary["n"] > 1 else ""
-    return f"{summary['mean']:.3f}{spread} [{summary['ci95'][0]:.3f}, {summary['ci95'][1]:.3f}]"
+    low, high = summary["ci95"]
+    interval = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{summary['mean']:.3f}{spread}{interval}"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The features that were finished are kept.")

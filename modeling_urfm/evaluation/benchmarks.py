@@ -71,7 +71,8 @@ PUBLISHED_SOURCE = "US-JEPA, arXiv 2602.19322"
 PUBLISHED_PROTOCOL = (
     "linear probe, macro-F1 in %, mean ± deviation over 5 seeds: one linear layer on the frozen encoder, AdamW with learning "
     "rate 1e-3 and weight decay 1e-4, batch 32, 224 px, cosine, at most 150 epochs, early stopping (patience 15) on "
-    "validation loss; features are not standardised and nothing is swept. Our protocol linear_usjepa is the same"
+    "validation loss; features are not standardised and nothing is swept. Our protocol "
+    "linear_usjepa is the same for an encoder that gets 224 px (--image_size 224)"
 )
 PUBLISHED_COLUMNS = ("AUL", "BUSBRA", "BUTTERFLY", "FATTY LIVER", "GBCU", "MMOTU", "POCUS", "TN5000")
 PUBLISHED = {

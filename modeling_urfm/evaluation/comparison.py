@@ -129,10 +129,12 @@ def read_other(path: Path, datasets: Mapping[str, dict]) -> dict:
     """The data sets of an earlier `results.json` that this run has too, once it is certain that they are the same.
 
     Args:
-        path: of `results.json`, or its folder. datasets: of this run: name to {"split_fingerprint", "labels_fingerprint"}.
+        path: of `results.json`, or its folder. datasets: of this run: name to {"split_fingerprint", "labels_fingerprint",
+            "fingerprint"}.
 
     Raises:
-        ValueError: a data set of the same name was split otherwise or has other labels, or none is of the same name.
+        ValueError: a data set of the same name was split otherwise, has other labels or images, or none is of the same
+            name.
     """
     path = path / "results.json" if path.is_dir() else path
     if not path.is_file():
@@ -152,4 +154,25 @@ def read_other(path: Path, datasets: Mapping[str, dict]) -> dict:
         check_same_split(*described)
         if entry["labels_fingerprint"] != datasets[name]["labels_fingerprint"]:
             raise ValueError(f"{name} has other labels in {path} than in this run, so they cannot be compared.")
-    return {"folder": path.parent, "datasets": shared}
+        if entry["fingerprint"] != datasets[name]["fingerprint"]:
+            raise ValueError(
+                f"{name} has the same split in {path} as in this run, but images, training labels or patients differ, so they "
+                "cannot be compared."
+            )
+    encoders = {name: entry | {"encoders": _undefined(entry["encoders"])} for name, entry in shared.items()}
+    return {"folder": path.parent, "datasets": encoders}
+
+
+def _undefined(facts):
+    """Facts as they were before JSON, which has null for a number that is not defined."""
+    if isinstance(facts, dict):
+        return {name: _undefined(part) for name, part in facts.items()}
+    if isinstance(facts, list):
+        return [_undefined(part) for part in facts]
+    return float("nan") if facts is None else facts
+
+
+def short_names(folders: list[Path]) -> list[str]:
+    """What to call other runs: their folders' last parts where these differ, else the whole."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm.auto import tqdm
 
 from ..data.corpus import SIDE_FILES, Corpus, FileCorpus, load_corpus, walk_files
@@ -99,7 +100,9 @@ def embed_corpus(
             unreadable |= problems
             features += [found] if read else []
             shown.update(len(read) + len(problems))
-        table = _table(corpus, rows, features, columns, encoder)
+        # A shard without a readable image has the columns of the others.
+        features = features or [_none(encoder, kind)]
+        table = _table(corpus, rows, features, columns)
         table = table.replace_schema_metadata({"urfm": json.dumps({"settings": stamp, "unreadable": unreadable})})
         _put(folder / shard_name(number, of), table)
     stream.close()
@@ -247,11 +250,14 @@ def _column(corpus: Corpus, name: str) -> tuple[np.ndarray, list[str]] | None:
         return None
 
 
-def _table(
-    corpus: Corpus, rows: list[int], features: list[np.ndarray], columns: dict, encoder: FrozenEncoder
-) -> pa.Table:
-    shape = features[0].shape[1:] if features else (encoder.hidden_size,)
-    flat = np.concatenate(features).reshape(-1) if features else np.empty(0, np.float32)
+def _none(encoder: FrozenEncoder, kind: str) -> np.ndarray:
+    """Features of no image, of the width and the type that features have."""
+    found = encoder.features(torch.zeros(1, 3, *encoder.size), kind)[:0].cpu()
+    return (found.half() if kind == "tokens" else found).numpy()
+
+
+def _table(corpus: Corpus, rows: list[int], features: list[np.ndarray], columns: dict) -> pa.Table:
+    shape, flat = features[0].shape[1:], np.concatenate(features).reshape(-1)
     told = {
         name: pa.array([names[codes[row]] for row in rows], pa.string()) for name, (codes, names) in columns.items()
     }

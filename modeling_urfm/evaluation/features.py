@@ -98,6 +98,8 @@ def extract_features(
             _write(path, whole)
         if accelerator is not None:
             accelerator.wait_for_everyone()
+        if kind == "tokens" and path.is_file():
+            return _read(path, kind)  # mapped: those of several encoders need not fit into memory together
     return whole
 
 
@@ -128,7 +130,10 @@ def encode(
             pixels = pixels_of(row)
         except Exception as error:  # decoders raise many kinds
             return error.reason if isinstance(error, UnreadableFile) else f"{type(error).__name__}: {error}"
-        return encoder.prepare.shrink(pixels if corruption is None else corruption(pixels, row))
+        try:
+            return encoder.prepare.shrink(pixels if corruption is None else corruption(pixels, row))
+        except Exception as error:  # of a processor, or of a corruption of an image a few pixels small
+            return f"{tuple(pixels.shape)} can't be prepared: {type(error).__name__}: {error}"
 
     # torch would let each reader start a team of threads of its own.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
@@ -178,7 +183,7 @@ def _forward(encoder: FrozenEncoder, images: list[torch.Tensor], kind: str) -> t
 def _fetched(corpus: Corpus, rows: list[int], features: torch.Tensor, unreadable: dict):
     """To the CPU; images whose features are not finite count as unreadable."""
     features = features.cpu().numpy()
-    finite = np.isfinite(features).reshape(len(features), -1).all(1)
+    finite = np.isfinite(features).all(tuple(range(1, features.ndim)))  # of no image, too
     if not finite.all():
         bad = [row for row, good in zip(rows, finite) if not good]
         unreadable = unreadable | {corpus.id(row): "the encoder's features of it are not finite" for row in bad}
@@ -224,7 +229,9 @@ def file_pixels(corpus: FileCorpus, index: int) -> torch.Tensor:
         data = Path(path).read_bytes()
         if b"exif" not in data[:4096].lower():  # it may hold an orientation
             try:
-                return decode_pixels(data)
+                pixels = decode_pixels(data)
+                if min(pixels.shape[-2:]) > 1:
+                    return pixels
             except Exception:  # another kind of file under this name, or damaged: the reader below says which
                 pass
     return corpus.pixels(index)

@@ -47,7 +47,7 @@ METHODS = {
     "linear_usjepa": PUBLISHED_PROTOCOL + ".",
     "attentive": "Eight learnt queries pool the frozen patch tokens, a linear layer follows; learning rate chosen by "
     "validation.",
-    "few_shot": "The linear probe on 1, 5 or 10 images of each class; every seed draws its own, the same for every encoder.",
+    "few_shot": "The linear probe on a few images of each class; every seed draws its own, the same for every encoder.",
     "label_efficiency": "The linear probe on a share of the training labels, drawn by patient and stratified by class; every "
     "seed draws its own subset, the same for every encoder, smaller ones within larger ones. The whole validation split "
     "chooses the settings at every fraction. Bands: 95 % interval over seeds (t).",
@@ -57,7 +57,7 @@ METHODS = {
     "image’s diagonal where a class is missed altogether.",
     "robustness": "The probe of clean images asked about corrupted test images, at severities 1, 2 and 3. Blur (σ = s px), "
     "contrast (towards the median, α = 0.7, 0.5, 0.3) and correlated multiplicative speckle (σ = 0.35 s) as US-JEPA; the "
-    "others are ours. Pixels are those of a 224-px image.",
+    "others are ours. Pixels are those of a 224-px image; black around the scan stays black.",
 }
 STYLE = """
 :root{--ink:#1f2933;--soft:#5b6770;--line:#d5dade;--accent:#0b6e99}
@@ -306,14 +306,19 @@ def _robustness(encoders: Mapping) -> str:
     if not standing:
         return ""
     metric = next(iter(standing.values()))["metric"]
-    corruptions = list(next(iter(standing.values()))["curves"])
+    corruptions = list(dict.fromkeys(name for facts in standing.values() for name in facts["curves"]))
+    first = set(next(iter(standing.values()))["curves"])  # means over others, of an earlier run, can't stand beside
     rows = []
     for name, facts in found.items():
         if facts["collapsed"]:
             rows.append((escape(name), "<span class=bad>collapsed</span>", *["–"] * (len(corruptions) + 2)))
             continue
-        means = [number(sum(facts["curves"][c]) / 3, metric) for c in corruptions]
-        errors = [number(facts[key], metric) for key in ("mean_corruption_error", "relative_to_clean")]
+        curves = facts["curves"]
+        means = [number(sum(curves[c]) / len(curves[c]), metric) if c in curves else "–" for c in corruptions]
+        errors = [
+            number(facts[key], metric) if set(curves) == first else "–"
+            for key in ("mean_corruption_error", "relative_to_clean")
+        ]
         rows.append((escape(name), number(facts["clean"], metric), *means, *errors))
     caption = (
         f"{NAMES['robustness']}: {heading(metric)}, mean of three severities; error = 1 − {heading(metric)}; last column: how "
@@ -340,8 +345,12 @@ def _published(metrics: Mapping) -> str:
         return ""
     text = (
         f"<p class=note>Published: {escape(PUBLISHED_SOURCE)}; {escape(PUBLISHED_PROTOCOL)}. They were not measured here, and "
-        f"no test or rank of this report uses them. Data of `ultrabench` {VERSION} may differ from what the authors had.</p>"
+        f"no test or rank of this report uses them. Data of `ultrabench` {VERSION} may differ from what the authors had."
     )
+    other = [
+        f"{name} ({e['image_size'][0]} px)" for name, e in metrics["encoders"].items() if e["image_size"] != [224, 224]
+    ]
+    text += f" Not at 224 px here: {escape(', '.join(other))}.</p>" if other else "</p>"
     return f"<h2>Published figures</h2><div class=published>{''.join(parts)}{text}</div>"
 
 

@@ -67,10 +67,10 @@ def average_precisions(
 
 
 def hits_at(k: int, gallery, gallery_labels, queries, labels) -> np.ndarray:
-    """Whether one of the `k` nearest images is of the query's class: (queries,) of 0 and 1 (recall at k)."""
+    """Whether one of the `k` nearest images is of the query's class: (queries,) of 0 and 1; NaN as `average_precisions`."""
     k, found, start = min(k, len(gallery)), [], 0
     for block in similarities(gallery, queries):
         nearest = np.argsort(-block, axis=1, kind="stable")[:, :k]
         found.append((gallery_labels[nearest] == labels[start : start + len(block), None]).any(1))
         start += len(block)
-    return np.concatenate(found).astype(float)
+    return np.where(np.isin(labels, gallery_labels), np.concatenate(found), np.nan)

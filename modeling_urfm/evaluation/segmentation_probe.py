@@ -18,7 +18,7 @@ from .scores import IGNORE
 from .sweeps import SweepSettings, threads_for, train_side_by_side
 
 
-SETTINGS = SweepSettings(learning_rates=(1e-2, 3e-2, 1e-1), weight_decays=(1e-4,), batch_size=32, min_steps=600)
+SETTINGS = SweepSettings(learning_rates=(1e-2, 3e-2, 1e-1, 3e-1), weight_decays=(1e-4,), batch_size=32, min_steps=600)
 FINER = 4  # the loss is taken on a grid that is this many times finer than that of the patches
 Box = tuple[float, float, float, float]  # top, left, bottom, right of what the encoder sees, in pixels of the image
 
@@ -54,6 +54,11 @@ def _measured(prepare, height: int, width: int, border: float) -> Box:
         seen = prepare(image.to(torch.uint8).expand(3, -1, -1).contiguous())[0]
         middle = [slice(round(0.4 * side), round(0.6 * side) + 1) for side in seen.shape]
         dark, light = (float(level[middle[0], middle[1]].mean()) for level in levels)
+        if not abs(light - dark) > 1e-6:
+            raise ValueError(
+                "the encoder's processor rescales brightness by what the image shows, so that where patches lie can't be "
+                "measured: set do_percentile_rescale to false in its preprocessor_config.json for segmentation."
+            )
         profile = seen[:, middle[1]].mean(1)[middle[0]] if along == 0 else seen[middle[0]].mean(0)[middle[1]]
         # Level back to the pixel of the image that it was given to.
         source = ((profile - dark) / (light - dark)).double().numpy() * (size - 1) + 0.5

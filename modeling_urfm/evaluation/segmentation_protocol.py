@@ -30,6 +30,14 @@ class TrainedSegmentation:
         return self.probe.predict(tokens, *self.places[number], seeds=seeds)
 
 
+def check_sees(encoder, data) -> None:
+    """ValueError, naming the encoder, unless its patches can be laid over masks: known before any features are."""
+    try:
+        seen_box(encoder.prepare, *data.mask(0).shape)
+    except ValueError as error:
+        raise ValueError(f"--encoders {encoder.name}, {data.name}: {error}") from None
+
+
 def segmentation(
     data,
     tokens: np.ndarray,
@@ -61,21 +69,20 @@ def segmentation(
         tokens, masks, train, validation, grid=encoder.grid, num_classes=classes, seeds=seeds, device=device, **options
     )
     values = np.empty((len(seeds), len(test), len(SCORES)))
-    shown, places, foreground = {}, [], np.zeros(len(seeds), bool)
-    wanted = False
+    shown, places, wanted, answers = {}, [], set(), [set() for _ in seeds]
     for number, row in enumerate(tqdm(test, desc="segmenting", unit="image", disable=not progress)):
         mask = data.mask(int(row))
-        wanted = wanted or bool(((mask > 0) & (mask != IGNORE)).any())
+        wanted |= set(np.unique(mask[mask != IGNORE]).tolist())
         places.append((_box(encoder, boxes, mask.shape), *mask.shape))
         for seed, predicted in enumerate(probe.predict(tokens[row], *places[-1])):
             values[seed, number] = list(image_segmentation_scores(mask, predicted, classes).values())
-            foreground[seed] |= bool(predicted.any())
+            answers[seed] |= set(np.unique(predicted).tolist())
     trained = TrainedSegmentation(probe, tuple(places))
     order = np.argsort(values[0, :, 0], kind="stable")
     for number in order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES).round().astype(int))]:
         shown[int(test[number])] = trained.predict(int(number), tokens[test[number]], seeds=1)[0]
-    # Background everywhere is this task's one answer to everything.
-    fallen = [int(seed) for seed in np.flatnonzero(~foreground)] if wanted else []
+    # One id for every pixel of every image, most often background, is this task's one answer to everything.
+    fallen = [seed for seed, ids in enumerate(answers) if len(ids) == 1 and len(wanted) > 1]
     outcome = assess_images(
         values,
         SCORES,

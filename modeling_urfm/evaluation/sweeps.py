@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-SMALL = 500_000  # numbers in an operand, below which a second thread costs more than it brings
+SMALL = 2_000_000  # numbers in an operand, below which a second thread costs more than it brings
 
 
 @contextmanager

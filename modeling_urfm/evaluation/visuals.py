@@ -118,6 +118,7 @@ def look(
     """
     options = {"do_crop_scan_region": crop_scan_region, "do_pad_square": pad_square}
     options = {name: value for name, value in options.items() if value is not None}
+    options["input_data_format"] = "channels_last"  # three rows of pixels are no three channels
     if image_size:
         options["size"] = {"height": image_size, "width": image_size}
     patch_size, device, training = encoder.config.patch_size, encoder.device, encoder.training

@@ -6,7 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from modeling_urfm.evaluation.comparison import compare_encoders, load_outputs, rank_encoders, read_other, save_outputs
+from modeling_urfm.evaluation.comparison import (
+    compare_encoders,
+    load_outputs,
+    rank_encoders,
+    read_other,
+    save_outputs,
+    short_names,
+)
 from modeling_urfm.evaluation.protocols import Outcome, Sides, score
 
 
@@ -64,13 +71,26 @@ def test_earlier_runs(tmp_path, sides):
     assert np.allclose(read.outputs, kept.outputs, atol=1e-6) and read.names == () and read.thresholds is None
     with pytest.raises(ValueError, match="other test images"):
         load_outputs(tmp_path / "predictions" / name, {}, ["y", "x"])
-    facts = {"split_fingerprint": "s1", "labels_fingerprint": "l1", "images": 9, "encoders": {}}
+    undefined = {"urfm": {"linear": {"scores": {"auroc": {"mean": 0.5, "ci95": [None, None]}}}}}
+    facts = {
+        "split_fingerprint": "s1",
+        "labels_fingerprint": "l1",
+        "fingerprint": "f1",
+        "images": 9,
+        "encoders": undefined,
+    }
     (tmp_path / "results.json").write_text(json.dumps({"metrics": {"datasets": {"busi/": facts}}}))
-    assert list(read_other(tmp_path, {"busi/": facts})["datasets"]) == ["busi/"]
+    read = read_other(tmp_path, {"busi/": facts})["datasets"]
+    assert list(read) == ["busi/"]
+    assert np.isnan(read["busi/"]["encoders"]["urfm"]["linear"]["scores"]["auroc"]["ci95"]).all()  # as before JSON
     with pytest.raises(ValueError, match="same split"):
         read_other(tmp_path, {"busi/": facts | {"split_fingerprint": "s2"}})
     with pytest.raises(ValueError, match="other labels"):
         read_other(tmp_path, {"busi/": facts | {"labels_fingerprint": "l2"}})
+    with pytest.raises(ValueError, match="images, training labels or patients"):
+        read_other(tmp_path, {"busi/": facts | {"fingerprint": "f2"}})
+    assert short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert short_names([tmp_path / "1" / "a", tmp_path / "2" / "a"]) == [str(tmp_path / n / "a") for n in "12"]
     with pytest.raises(ValueError, match="in common"):
         read_other(tmp_path, {"other/": facts})
     with pytest.raises(FileNotFoundError, match="compare_with"):

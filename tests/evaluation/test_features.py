@@ -294,3 +294,36 @@ def test_two_ranks_share_the_work(encoder, place, tables, embedded, tmp_path):
     for rank in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"rank{rank}.npy"), alone, atol=1e-5)
     assert shards_of(tmp_path / "features") == shards_of(embedded)
+
+
+def test_tokens_are_mapped_from_the_disk_at_once(encoder, files, tmp_path):
+    found = extract_features(encoder, files, [0, 3], kind="tokens", cache_dir=tmp_path, progress=False)
+    assert isinstance(found, np.memmap) and found.shape == (2, 4, 32)
+
+
+def test_what_cannot_be_prepared_is_named(encoder, files):
+    def fails(pixels, index):
+        raise RuntimeError("too small")
+
+    fails.key = "fails"
+    with pytest.raises(ValueError, match="001.jpg.*can't be prepared: RuntimeError: too small"):
+        extract_features(encoder, files, [1], corruption=fails, progress=False)
+
+
+def test_a_shard_without_readable_images(place, encoder, tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        data = (place / "images" / "000.png").read_bytes()
+        (tmp_path / "images" / f"{number}.png").write_bytes(data if number > 1 else data[:50])
+    name = {"name": str(tmp_path / "images")}
+    left_out = embed_corpus(encoder, open_images(**name), tmp_path / "out", dataset=name, kind="tokens",
+                            images_per_shard=2, progress=False)  # fmt: skip
+    table, found = read_features(tmp_path / "out")
+    assert len(left_out) == 2 and table.column("row").to_pylist() == [2, 3] and found.shape == (2, 4, 32)
+
+
+def test_one_pixel_is_no_image(encoder, tmp_path):
+    Image.new("L", (1, 1)).save(tmp_path / "dot.png")
+    corpus = open_images(str(tmp_path))
+    with pytest.raises(ValueError, match="dot.png.*1 x 1 pixels"):
+        extract_features(encoder, corpus, [0], progress=False)

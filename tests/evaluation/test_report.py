@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from modeling_urfm.evaluation.benchmarks import published_column
-from modeling_urfm.evaluation.report import cell, number, write_report
+from modeling_urfm.evaluation.report import _robustness, cell, number, write_report
 from modeling_urfm.evaluation.report_pictures import group_names, label_curves, robustness_curves, tsne
 
 
@@ -78,9 +78,17 @@ def test_page(tmp_path, results):
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "42.1" not in page.replace("42.1 ± 0.0 (a constant answer)", "") and "collapsed" in page
     assert "71.5 ± 1.1" in page and "row 7" in page and "a note" in page and "&lt; 0.001" in page
+    assert "Not at 224 px here: urfm &lt;b&gt; (64 px), other (64 px)." in page
     # A published row has nothing in our columns, ours nothing in theirs.
     row = re.search(r"<tr><td>US-JEPA</td>(.*?)</tr>", page).group(1)
     assert row == "<td>69.6 ± 1.5</td><td></td><td></td>"
+
+
+def test_an_earlier_run_with_other_corruptions():
+    then = ROBUST | {"curves": {"blur": [0.5, 0.4, 0.3], "jpeg": [0.5, 0.5, 0.5]}, "mean_corruption_error": 0.987}
+    page = _robustness({"now": {"robustness": ROBUST}, "then": {"robustness": then}})
+    assert "40.0" in page and "98.7" not in page  # means over other corruptions don't stand side by side
+    assert "<th>jpeg</th>" in page and "50.0" in page
 
 
 def test_cells():

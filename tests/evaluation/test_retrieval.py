@@ -38,3 +38,4 @@ def test_hits(parts):
     nearest = np.concatenate(list(similarities(gallery, queries))).argmax(1)
     assert np.array_equal(hits_at(1, *parts), labels[nearest] == wanted)
     assert hits_at(5, *parts).mean() > hits_at(1, *parts).mean()
+    assert np.isnan(hits_at(1, gallery, labels, queries[:2], np.array([9, wanted[1]]))).tolist() == [True, False]

@@ -1,6 +1,8 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """The segmentation probe: where patches lie in an image, whatever the processor does to it, and what is learnt there."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from modeling_urfm.evaluation.segmentation_probe import (
     seen_box,
     segmentation_losses,
 )
+from modeling_urfm.evaluation.segmentation_protocol import check_sees, segmentation
 from modeling_urfm.evaluation.sweeps import SweepSettings
 
 
@@ -51,6 +54,35 @@ def test_box_that_is_seen(prepare, wanted):
 def test_a_crop_to_what_the_image_shows_is_refused():
     with pytest.raises(ValueError, match="crop_scan_region"):
         seen_box(to_what_shows, 90, 150)
+
+
+def test_brightness_by_what_shows_is_refused_and_names_the_encoder():
+    def rescaled(pixels):
+        low, high = (float(pixels.float().quantile(q)) for q in (0.01, 0.99))
+        return stretched(((pixels.float() - low) / max(high - low, 1e-6)).clamp(0, 1) * 255)
+
+    data = SimpleNamespace(name="busi/", mask=lambda row: np.zeros((90, 150), np.uint8))
+    with pytest.raises(ValueError, match="--encoders mine, busi/: .*percentile_rescale"):
+        check_sees(SimpleNamespace(name="mine", prepare=rescaled), data)
+
+
+@pytest.mark.parametrize("foreground", [0, 1])
+def test_one_id_everywhere_has_collapsed(foreground):
+    mask = np.full((32, 32), foreground, np.uint8)
+    mask[:3, :3] = 1 - foreground
+    sides = {"train": np.arange(8), "validation": np.arange(8, 12), "test": np.arange(12, 20)}
+
+    class Data(SimpleNamespace):
+        def __len__(self):
+            return 20
+
+    data = Data(label_names=("background", "lesion"), mask=lambda row: mask, rows=sides.get,
+                patients=np.arange(20).astype(str))  # fmt: skip
+    settings = SweepSettings(learning_rates=(3e-2,), weight_decays=(0.0,), batch_size=8, max_epochs=60, min_steps=0)
+    tokens = np.zeros((20, 16, 4), np.float32)  # they tell nothing
+    encoder = SimpleNamespace(prepare=stretched, grid=(4, 4))
+    outcome, _ = segmentation(data, tokens, encoder, seeds=(0,), draws=0, settings=settings, progress=False)
+    assert outcome.facts["collapsed"] and "scores" not in outcome.facts
 
 
 def test_masks_go_there_and_back():

@@ -59,6 +59,12 @@ def sights(model, processor, images):
     return visuals.look(model.urfm, processor, ["a", "b <i>", "c"], images, batch_size=2, progress=False)
 
 
+def test_three_rows_are_no_three_channels(model, processor):
+    strip = np.random.default_rng(0).integers(0, 255, (3, 90, 3), dtype=np.uint8)
+    (sight,) = visuals.look(model.urfm, processor, ["strip"], [strip], progress=False)
+    assert (sight.region.height, sight.region.width) == (3, 90)
+
+
 def test_rollout_is_the_product_of_mixed_layers(model, processor, images):
     pixels = processor(images[:2], return_tensors="pt").pixel_values
     attentions = model.urfm(pixels, output_attentions=True).attentions

@@ -76,6 +76,16 @@ def test_embed_then_query_without_computing_again(run, place, monkeypatch):
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name in before} == before
 
 
+def test_a_query_needs_no_encoder_where_the_processor_has_to_be_called(run, place):
+    padded = place / "padded"
+    URFMModel.from_pretrained(place / "urfm").save_pretrained(padded)
+    URFMImageProcessor(size={"height": 32, "width": 32}, do_pad_square=True).save_pretrained(padded)
+    folder = place / "features3"
+    run("--encoder", padded, "--dataset", place / "images", "--output_dir", folder)
+    found = run("--output_dir", folder, "--query", place / "images" / "007.jpg").splitlines()
+    assert json.loads(found[0])["id"] == "007.jpg#0"
+
+
 def test_a_query_by_another_encoder_is_refused(run, place):
     folder = place / "features2"
     run(

@@ -143,6 +143,9 @@ def test_bad_arguments(recipe, urfm, tmp_path):
         (("--encoders", urfm, urfm), "twice"),
         (("--datasets", "ultrabench:AUL"), "FOLDER"),
         (("--fractions", "5"), "share of the labels"),
+        (("--shots", "0"), "--shots 0 must be at least 1"),
+        (("--per_device_batch_size", "0"), "must be at least 1"),
+        (("--compare_with", tmp_path), "overwritten"),
     ):
         with pytest.raises(ValueError, match=message):
             run(recipe, "--encoders", urfm, *arguments, output_dir=tmp_path)
