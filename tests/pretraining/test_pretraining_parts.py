@@ -114,7 +114,7 @@ def test_what_a_file_can_say_wrong_is_named(tmp_path, content, says):
 
 
 def test_a_config_that_is_not_there_lists_its_siblings():
-    with pytest.raises(FileNotFoundError, match="demo.yaml, urfm_base.yaml"):
+    with pytest.raises(FileNotFoundError, match="demo.yaml, finetune_full.yaml, finetune_lora.yaml, urfm_base.yaml"):
         parse_arguments(DEMO, ["--config", str(RECIPES / "configs" / "base.yaml")])
 
 
