@@ -167,7 +167,8 @@ def build_index(folder: Path):
         faiss.normalize_L2(features)
         index.add(features)
     temporary = folder / f".tmp-{INDEX}"
-    temporary.write_bytes(faiss.serialize_index(index).tobytes())
+    # Not serialize_index: where SimpleITK is loaded too, SWIG takes faiss's vector of bytes for one of SimpleITK's.
+    faiss.write_index(index, str(temporary))
     os.replace(temporary, folder / INDEX)
 
 

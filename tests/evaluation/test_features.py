@@ -242,6 +242,18 @@ def test_nearest_is_the_cosine(encoder, embedded):
     assert lines[0]["rank"] == 1 and lines[0]["patient"] == "p3" and "embedding" not in lines[0]
 
 
+def test_the_index_is_written_where_simpleitk_is_loaded_too(embedded):
+    code = f"""if True:
+        import faiss, SimpleITK  # both were made with SWIG, and share a table of types
+        from pathlib import Path
+        from modeling_urfm.evaluation.feature_shards import build_index, nearest, read_features
+        folder = Path({str(embedded)!r})
+        build_index(folder)
+        print(nearest(folder, read_features(folder)[1][7], 1)[0]["row"])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "7", done.stderr[-2000:]
+
+
 def test_images_without_row_are_told_again(encoder, place, tmp_path):
     for path in sorted((place / "images").iterdir())[:6]:
         (tmp_path / path.name).write_bytes(path.read_bytes()[: 90 if path.name == "003.jpg" else None])
