@@ -68,7 +68,7 @@ from modeling_urfm.finetuning.resuming import MarkCheckpoints, checkpoint_of, se
 from modeling_urfm.finetuning.trainer import make_trainer, training_arguments, use_all_cores
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import move_into, save_model_folder
-from modeling_urfm.pretraining.engine import follow_launcher, whole_state_dict
+from modeling_urfm.pretraining.engine import follow_launcher, refuse_left_out, whole_state_dict
 from modeling_urfm.pretraining.startup import check_writable
 
 
@@ -84,6 +84,7 @@ def main():
     if os.environ.get("RANK", "0") != "0":
         logging.getLogger().setLevel(logging.ERROR)  # one process speaks
     follow_launcher()
+    refuse_left_out()
     args = parse_arguments()
     output_dir = Path(args.output_dir)
     check_writable(output_dir)
@@ -116,6 +117,10 @@ def main():
     parameters = count_parameters(model, args.task)
     encoder = unwrapped(model).urfm
     settings = training_arguments(args, config.hidden_size, len(rows["train"]), encoder.num_parameters(), output_dir)
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if settings.world_size != launched:
+        raise SystemExit(f"{launched} processes were launched but {settings.world_size} is in force: each would train alone. "
+                         "recipes/accelerate/README.md has a file for each engine.")  # fmt: skip
     logger.info(
         "%s: %s of %s parameters are trained (%.2f %%), %s at most, peak learning rate %.2g, on %s",
         args.method, f"{parameters['trainable_parameters']:,}", f"{parameters['parameters']:,}",

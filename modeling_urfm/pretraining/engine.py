@@ -50,6 +50,22 @@ class Asked:
 # ---------------------------------------------------------------- start
 
 
+def refuse_left_out() -> None:
+    """Stop where Accelerate would leave out the engine that was asked for, without a word.
+
+    Raises:
+        SystemExit: DeepSpeed with ACCELERATE_USE_CPU, or FSDP on processors.
+    """
+    no_gpu = not torch.accelerator.is_available() and not is_torch_xla_available()
+    if _is_set("ACCELERATE_USE_DEEPSPEED") and _is_set("ACCELERATE_USE_CPU"):
+        raise SystemExit("DeepSpeed was asked for, and ACCELERATE_USE_CPU=true turns it off: unset that. On processors "
+                         "take recipes/accelerate/deepspeed_zero2_cpu.yaml, which has use_cpu: false.")  # fmt: skip
+    if _is_set("ACCELERATE_USE_FSDP") and (no_gpu or _is_set("ACCELERATE_USE_CPU")):
+        raise SystemExit("FSDP was asked for, and Accelerate leaves it out on processors without a word: nothing would be "
+                         "sharded. On a CPU take DeepSpeed (deepspeed_zero3_cpu.yaml) or plain data parallel training "
+                         f"(cpu_2proc.yaml). {GUIDE}")  # fmt: skip
+
+
 def make_accelerator(args) -> Accelerator:
     """An `Accelerator` that has the engine and the number of ranks that were asked for, and that follows `args`.
 
@@ -61,15 +77,9 @@ def make_accelerator(args) -> Accelerator:
         SystemExit: the engine or the number of ranks in force would not be those asked for; with the reason.
     """
     asked = asked_of_launcher(parent_command()) or Asked()
+    refuse_left_out()
     deepspeed, fsdp = (_is_set(f"ACCELERATE_USE_{name}") for name in ("DEEPSPEED", "FSDP"))
     no_gpu = not torch.accelerator.is_available() and not is_torch_xla_available()
-    if deepspeed and _is_set("ACCELERATE_USE_CPU"):
-        raise SystemExit("DeepSpeed was asked for, and ACCELERATE_USE_CPU=true turns it off: unset that. On processors "
-                         "take recipes/accelerate/deepspeed_zero2_cpu.yaml, which has use_cpu: false.")  # fmt: skip
-    if fsdp and (no_gpu or _is_set("ACCELERATE_USE_CPU")):
-        raise SystemExit("FSDP was asked for, and Accelerate leaves it out on processors without a word: nothing would be "
-                         "sharded. On a CPU take DeepSpeed (deepspeed_zero3_cpu.yaml) or plain data parallel training "
-                         f"(cpu_2proc.yaml). {GUIDE}")  # fmt: skip
     if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
         raise SystemExit(f"FSDP version {os.environ.get('FSDP_VERSION', '1')} was asked for; this recipe shards with version "
                          f"2. Set fsdp_version: 2, as recipes/accelerate/fsdp2.yaml does.")  # fmt: skip

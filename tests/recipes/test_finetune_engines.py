@@ -42,3 +42,10 @@ def test_zero3_gives_the_adapter_that_two_plain_processes_give(tmp_path):
     # A head on features that are computed once has nothing to shard: said, not tried.
     done = launch("deepspeed_zero3_cpu", base, images, tmp_path / "head", "linear")
     assert done.returncode and "nothing to shard" in done.stderr
+
+
+def test_fsdp_on_processors_is_refused_not_left_out(tmp_path):
+    environment = os.environ | {"ACCELERATE_USE_FSDP": "true"}
+    command = [sys.executable, "recipes/finetune.py", "--task", "classification", "--dataset", "none"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode and "FSDP was asked for" in done.stderr
