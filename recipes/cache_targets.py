@@ -12,9 +12,7 @@ refused there, and here. The folder lies beside the corpus; several machines nee
 `results.json` says how near the features come back (cosine, over all images) and what they cost on disk.
 """
 
-import datetime
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,19 +22,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_urfm.data.demo import open_datasets
-from modeling_urfm.data.memory import keep_freed_memory
 from modeling_urfm.data.phantoms import usable_cores
 from modeling_urfm.flags import flag, helps_of, parse_sections
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.pretraining import target_cache as cache
 from modeling_urfm.pretraining.arguments import PretrainArguments
-from modeling_urfm.pretraining.engine import end_run
+from modeling_urfm.pretraining.engine import end_run, make_sharing_accelerator
 from modeling_urfm.pretraining.startup import check_writable
 from modeling_urfm.pretraining.target_codec import fit_codec
 from modeling_urfm.pretraining.teacher import TeacherError, load_teacher
@@ -88,7 +84,7 @@ def main():
     args = CacheArguments(**parse_sections(sections, __doc__.splitlines()[0])["targets"])
     folder = Path(args.output_dir) if args.output_dir else cache.default_folder(args.dataset)
     check_place(folder, args.dataset)
-    accelerator = make_accelerator()
+    accelerator = make_sharing_accelerator()
     logging.basicConfig(format="%(message)s", level=logging.INFO if accelerator.is_main_process else logging.ERROR)
     teacher = load_teacher(args.teacher, layer=args.teacher_layer, device=accelerator.device)
     corpus = open_datasets(args, accelerator.is_main_process)
@@ -165,23 +161,6 @@ def check_place(folder: Path, datasets: list[str]):
         if inside:
             raise ValueError(f"--output_dir {folder} lies in {name}, whose files are images. The usual place: "
                              f"{cache.default_folder(datasets)}.")  # fmt: skip
-
-
-def make_accelerator() -> Accelerator:
-    """One rank or several. They wait for one another at the end only, where a slow one may take its time."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    on_cpu = not torch.cuda.is_available()
-    handler = InitProcessGroupKwargs(timeout=datetime.timedelta(days=7), **({"backend": "gloo"} if on_cpu else {}))
-    accelerator = Accelerator(cpu=several and on_cpu, kwargs_handlers=[handler] if several else None)
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
-        raise SystemExit(
-            f"{os.environ['WORLD_SIZE']} processes were launched but {accelerator.num_processes} is in force: each would "
-            "compute everything. On processors: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/cache_targets.py"
-        )
-    if on_cpu:  # launchers leave one thread to a process
-        torch.set_num_threads(usable_cores())
-        keep_freed_memory()
-    return accelerator
 
 
 def cut(indices: Sequence[int], size: int) -> list[list[int]]:

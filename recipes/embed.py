@@ -27,11 +27,10 @@ import torch
 from modeling_urfm.data.corpus import load_corpus
 from modeling_urfm.evaluation.encoders import KINDS, FrozenEncoder, load_encoder
 from modeling_urfm.evaluation.feature_shards import IMAGES_PER_SHARD, embed_corpus, nearest, open_images, read_meta
-from modeling_urfm.evaluation.features import make_accelerator
 from modeling_urfm.evaluation.report_plots import plot_cases
 from modeling_urfm.flags import check_choice, flag, helps_of, parse_sections
 from modeling_urfm.hub.results import run_facts, write_json
-from modeling_urfm.pretraining.engine import end_run
+from modeling_urfm.pretraining.engine import end_run, make_sharing_accelerator
 from modeling_urfm.pretraining.startup import check_writable
 from modeling_urfm.pretraining.teacher import faster_dtype
 
@@ -72,7 +71,7 @@ def main():
     args = EmbedArguments(**parse_sections(sections, __doc__.splitlines()[0])["embed"])
     folder = Path(args.output_dir)
     check_writable(folder)
-    accelerator = make_accelerator()
+    accelerator = make_sharing_accelerator()
     logging.basicConfig(format="%(message)s", level=logging.INFO if accelerator.is_main_process else logging.ERROR)
     encoder = None
     if args.dataset:

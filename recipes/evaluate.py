@@ -47,14 +47,13 @@ from modeling_urfm.evaluation.comparison import (
 )
 from modeling_urfm.evaluation.corruptions import CORRUPTIONS
 from modeling_urfm.evaluation.encoders import KINDS, load_encoder
-from modeling_urfm.evaluation.features import make_accelerator
 from modeling_urfm.evaluation.frozen import FrozenFeatures, ProtocolSettings, run_protocols
 from modeling_urfm.evaluation.report import write_report
 from modeling_urfm.evaluation.report_pictures import dataset_plots, rank_plots
 from modeling_urfm.evaluation.segmentation_protocol import check_sees
 from modeling_urfm.flags import check_choice, flag, helps_of, parse_sections
 from modeling_urfm.hub.results import run_facts, write_json
-from modeling_urfm.pretraining.engine import end_run
+from modeling_urfm.pretraining.engine import end_run, make_sharing_accelerator
 from modeling_urfm.pretraining.startup import check_writable
 
 
@@ -135,7 +134,7 @@ def main():
     args = read_arguments()
     output_dir = Path(args.output_dir)
     check_writable(output_dir)
-    accelerator = make_accelerator()
+    accelerator = make_sharing_accelerator()
     logging.basicConfig(format="%(message)s", level=logging.INFO if accelerator.is_main_process else logging.ERROR)
 
     # ---- what can fail soon fails first: encoders, then data, then an earlier run

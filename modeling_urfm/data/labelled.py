@@ -21,11 +21,12 @@ from .corpus import Corpus, load_from_hub
 from .labelled_checks import Checked, check_rows, copies_across_sides, merge_copies, notes_on_copies
 from .labelled_columns import found_from_table, join_table
 from .labelled_folders import check_classes_of_sides, read_class_folders, read_mask_folders, unpacked
-from .labelled_found import SPLITS, Chosen, Found, LabelledCorpus
+from .labelled_found import Chosen, Found, LabelledCorpus
 from .labelled_masks import IGNORE, Masks, mask_rule
 from .labelled_phantoms import PREFIX, read_phantoms
 from .labelled_tables import embedded_parquet, find_tables, read_datasets, read_parquet, read_tables
 from .labelled_ultrabench import find_ultrabench, mask_column, read_ultrabench
+from .shards import SPLITS
 from .splits import check_given_splits, name_some, split_by_patient
 
 

@@ -15,7 +15,6 @@ from .reading import UnreadableFile, open_source
 from .streaming import decode_pixels
 
 
-SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test",

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..image_processing_urfm import IGNORE_INDEX
 from .reading import IMAGE_FORMATS, MAX_FRAME_PIXELS, UnreadableFile
 from .splits import name_some
 
 
-IGNORE = 255  # pixels that neither train nor count
+IGNORE = IGNORE_INDEX  # pixels that neither train nor count
 MAX_IDS = 64  # more ids than this are a photograph, not a mask
 NEAR = 16  # grey values that JPEG and resampling leave around 0 and 255
 SOLID = 16  # pixels of one or two greys that are no seam

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.corpus import CellCorpus, Corpus, FileCorpus, JoinedCorpus
-from ..data.memory import keep_freed_memory
 from ..data.phantoms import usable_cores
 from ..data.reading import UnreadableFile
 from ..data.streaming import decode_pixels
@@ -294,27 +292,3 @@ def _listed(unreadable: dict[str, str]) -> str:
     lines = [f"  {name}: {reason}" for name, reason in list(unreadable.items())[:10]]
     more = [f"  ... and {len(unreadable) - 10} more"] if len(unreadable) > 10 else []
     return "\n".join([f"{len(unreadable)} images can't be read:", *lines, *more])
-
-
-def make_accelerator():
-    """One rank or several, for work that is shared out and gathered but not trained.
-
-    Raises:
-        ValueError: fewer processes are in force than were launched: each would compute everything.
-    """
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
-    launched, on_cpu = int(os.environ.get("WORLD_SIZE", 1)), not torch.cuda.is_available()
-    # Ranks wait for one another at the end only, where a slow one may take its time.
-    handler = InitProcessGroupKwargs(timeout=timedelta(days=7), **({"backend": "gloo"} if on_cpu else {}))
-    accelerator = Accelerator(cpu=launched > 1 and on_cpu, kwargs_handlers=[handler] if launched > 1 else None)
-    if accelerator.num_processes != launched:
-        raise ValueError(
-            f"{launched} processes were launched but {accelerator.num_processes} is in force: each would compute "
-            "everything. On processors: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 RECIPE"
-        )
-    if on_cpu:  # launchers leave one thread to a process
-        torch.set_num_threads(usable_cores())
-        keep_freed_memory()
-    return accelerator

@@ -8,8 +8,9 @@ of images that are all of one class). Nothing here warns: NaN is the answer, and
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
+from ..data.labelled_masks import IGNORE
 
-IGNORE = 255  # the id of pixels of a mask that count nowhere
+
 SPECIFICITY = 0.9  # at which the sensitivity is read
 CALIBRATION_BINS = 15  # Guo et al., 2017
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from ..data.labelled import TASKS
 from ..flags import check_choice, flag, helps_of, parse_sections
 
 
-TASKS = ("classification", "multilabel", "regression", "segmentation")
 METHODS = ("linear", "attentive", "lora", "dora", "full")
 ADAPTERS = ("lora", "dora")
 FROZEN = ("linear", "attentive")

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..image_processing_urfm import IGNORE_INDEX
 
-IGNORE = 255
+
 MOST_WEIGHT = 10.0  # a class of two images would else decide every step that holds one of them
 
 
@@ -71,9 +72,10 @@ def task_loss(
 
 def pixel_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Cross-entropy, mean over the pixels that count; 0 where none does. logits: (B, K, H, W), labels: (B, H, W)."""
-    valid = (labels != IGNORE).sum().clamp(min=1)
+    valid = (labels != IGNORE_INDEX).sum().clamp(min=1)
     return (
-        F.cross_entropy(logits, labels.long(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum") / valid
+        F.cross_entropy(logits, labels.long(), ignore_index=IGNORE_INDEX, label_smoothing=smoothing, reduction="sum")
+        / valid
     )
 
 
@@ -83,7 +85,7 @@ def dice_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Summed over the batch: an image without a class says nothing of its shape, and a small lesion counts as a large one.
     0 where no class is shown.
     """
-    num_labels, valid = logits.shape[1], (labels != IGNORE).unsqueeze(1)
+    num_labels, valid = logits.shape[1], (labels != IGNORE_INDEX).unsqueeze(1)
     truth = F.one_hot(labels.long().clamp(max=num_labels - 1), num_labels).permute(0, 3, 1, 2) * valid
     guess = logits.softmax(1) * valid
     both, either = (truth * guess).sum((0, 2, 3))[1:], (truth + guess).sum((0, 2, 3))[1:]

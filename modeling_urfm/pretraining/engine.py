@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from accelerate.utils import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.memory import keep_freed_memory
 from ..data.phantoms import usable_cores
 from .parts import held_part, plain_name, whole_of
 
@@ -109,6 +111,27 @@ def make_accelerator(args) -> Accelerator:
         _prepare_deepspeed(accelerator, args)
     elif accelerator.distributed_type == DistributedType.FSDP:
         _prepare_fsdp(accelerator)
+    return accelerator
+
+
+def make_sharing_accelerator() -> Accelerator:
+    """One rank or several, for work that is shared out and gathered but not trained.
+
+    Raises:
+        SystemExit: fewer processes are in force than were launched: each would compute everything.
+    """
+    launched, on_cpu = int(os.environ.get("WORLD_SIZE", 1)), not torch.cuda.is_available()
+    # Ranks wait for one another at the end only, where a slow one may take its time.
+    handler = InitProcessGroupKwargs(timeout=timedelta(days=7), **({"backend": "gloo"} if on_cpu else {}))
+    accelerator = Accelerator(cpu=launched > 1 and on_cpu, kwargs_handlers=[handler] if launched > 1 else None)
+    if accelerator.num_processes != launched:
+        raise SystemExit(
+            f"{launched} processes were launched but {accelerator.num_processes} is in force: each would compute "
+            f"everything. On processors: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 {os.path.relpath(sys.argv[0])}"
+        )
+    if on_cpu:  # launchers leave one thread to a process
+        torch.set_num_threads(usable_cores())
+        keep_freed_memory()
     return accelerator
 
 

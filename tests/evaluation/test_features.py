@@ -275,10 +275,10 @@ from pathlib import Path
 import numpy as np
 from modeling_urfm.evaluation.encoders import load_encoder
 from modeling_urfm.evaluation.feature_shards import embed_corpus, open_images
-from modeling_urfm.evaluation.features import extract_features, make_accelerator
-from modeling_urfm.pretraining.engine import end_run
+from modeling_urfm.evaluation.features import extract_features
+from modeling_urfm.pretraining.engine import end_run, make_sharing_accelerator
 root, out = map(Path, sys.argv[1:])
-accelerator = make_accelerator()
+accelerator = make_sharing_accelerator()
 assert accelerator.num_processes == 2
 encoder = load_encoder(str(root / "urfm"))
 corpus = open_images(str(root / "corpus"), progress=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_urfm.finetuning.losses import IGNORE, class_weights, dice_loss, task_loss
+from modeling_urfm.finetuning.losses import IGNORE_INDEX, class_weights, dice_loss, task_loss
 
 
 def test_classification_is_torch_s_cross_entropy_for_ids_and_for_shares():
@@ -46,12 +46,12 @@ def test_dice_is_zero_for_a_perfect_mask_and_ignored_pixels_count_nowhere():
     assert float(dice_loss(-perfect, labels)) > 0.99
     assert float(dice_loss(perfect[1:], labels[1:])) == 0  # no class is shown
     ignored = labels.clone()
-    ignored[:, 6:] = IGNORE
+    ignored[:, 6:] = IGNORE_INDEX
     wrong = perfect.clone()
     wrong[:, :, 6:] *= -1
     loss = task_loss("segmentation", wrong, ignored)
     assert float(loss) == pytest.approx(0, abs=1e-6)
-    assert float(task_loss("segmentation", wrong, torch.full_like(labels, IGNORE))) == 0
+    assert float(task_loss("segmentation", wrong, torch.full_like(labels, IGNORE_INDEX))) == 0
 
 
 def test_logits_of_another_size_and_bf16_are_taken():
