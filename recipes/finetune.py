@@ -28,9 +28,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from modeling_urfm.data.labelled import LabelledDataset, load_labelled
@@ -58,7 +59,6 @@ from modeling_urfm.finetuning.methods import (
 )
 from modeling_urfm.finetuning.outputs import (
     HEADLINE,
-    adapter_card,
     draw,
     remove_earlier,
     write_model,
@@ -66,9 +66,11 @@ from modeling_urfm.finetuning.outputs import (
 )
 from modeling_urfm.finetuning.resuming import MarkCheckpoints, checkpoint_of, settings_of
 from modeling_urfm.finetuning.trainer import make_trainer, training_arguments, use_all_cores
+from modeling_urfm.hub import cards, provenance
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import move_into, save_model_folder
 from modeling_urfm.pretraining.engine import follow_launcher, refuse_left_out, whole_state_dict
+from modeling_urfm.pretraining.meters import Energy, add_energy
 from modeling_urfm.pretraining.startup import check_writable
 
 
@@ -135,6 +137,7 @@ def main():
         raise SystemExit(f"--method {args.method} trains a head of {parameters['trainable_parameters']:,} parameters on features "
                          "computed once: DeepSpeed and FSDP have nothing to shard. Launch it as one process, or with "
                          "recipes/accelerate/multi_gpu.yaml.")  # fmt: skip
+    energy = Energy(settings.device, settings.local_process_index == 0)
     weights = class_weights(args.task, data.labels[rows["train"]], len(data.label_names))
     plain, features_s = Batches(processor, args.task), 0.0
     if head_alone(args):
@@ -155,10 +158,14 @@ def main():
     run_settings = settings_of(args, data.fingerprint, trainer.args.world_size)
     checkpoint = checkpoint_of(args.resume_from_checkpoint, output_dir, run_settings)
     trainer.add_callback(MarkCheckpoints(run_settings, checkpoint))
+    trainer.add_callback(SampleEnergy(energy))
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     training_s = time.perf_counter() - begun
     state = trainer.state
+    # What an earlier part of a resumed run took isn't known.
+    spent = add_energy(None if checkpoint else {}, gather_object([energy.kwh]))
+    devices = gather_object([torch.cuda.get_device_name() if settings.device.type == "cuda" else settings.device.type])
 
     # ---- the model as it is published, whole
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -225,13 +232,9 @@ def main():
     remove_earlier(output_dir, args)
     write_predictions(data, args.task, outputs, thresholds, output_dir / "predictions.parquet")
     draw(data, args.task, outputs["test"], thresholds, output_dir)
-    name = output_dir.resolve().name
-    save(
-        args,
-        model.to("cpu"),
-        processor,
-        adapter_card(HERE.parent / "hub_cards" / "adapter_card.md", results, args, data, name),
-    )
+    made_of = provenance.finetuning_provenance(args, data, devices=devices, energy=spent)
+    save(args, model.to("cpu"), processor, card_of(args, model, results, made_of))
+    write_json(output_dir / provenance.FILE, made_of)
     write_json(output_dir / "results.json", results)
     say_goodbye(args, results)
 
@@ -283,7 +286,27 @@ def frozen_features(args: FinetuneArguments, model, images: dict, collator: Batc
     return *sets, head
 
 
-def save(args: FinetuneArguments, model, processor, card):
+class SampleEnergy(TrainerCallback):
+    """Looks at the counters of electricity often enough."""
+
+    def __init__(self, energy: Energy):
+        self.energy = energy
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % 50 == 0:
+            self.energy.sample()
+
+
+def card_of(args: FinetuneArguments, model, results: dict, made_of: dict) -> str:
+    """The card of what is saved, by the name of its folder."""
+    output_dir = Path(args.output_dir)
+    figures = [path.name for path in output_dir.glob("*.png")]
+    adapter = {"r": args.lora_rank} if args.method in ADAPTERS else {}
+    facts = cards.make_facts(results, unwrapped(model).config.to_dict(), made_of, adapter=adapter, figures=figures)
+    return cards.render("adapter" if adapter else "model", output_dir.resolve().name, facts)
+
+
+def save(args: FinetuneArguments, model, processor, card: str):
     """Into `output_dir`, every file in one step, weights before the config that points to them."""
     output_dir = Path(args.output_dir)
     if args.method not in ADAPTERS and args.method != "attentive":
@@ -292,7 +315,7 @@ def save(args: FinetuneArguments, model, processor, card):
     temporary = output_dir / ".tmp-model"
     shutil.rmtree(temporary, ignore_errors=True)
     write_model(model, processor, temporary)
-    card.save(temporary / "README.md")
+    (temporary / "README.md").write_text(card, encoding="utf-8")
     move_into(temporary, output_dir)
     if args.random_init and args.method in ADAPTERS:  # the adapter is of this very encoder, which lies nowhere else
         save_model_folder(model.unload(), processor, output_dir / CONTROL_BASE)

@@ -41,8 +41,9 @@ from modeling_urfm.data.transforms import (
 from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
 from modeling_urfm.evaluation.predictions import masked_predictions
+from modeling_urfm.hub import cards, provenance
 from modeling_urfm.hub.results import run_facts, write_json
-from modeling_urfm.hub.saving import model_card, save_model_folder
+from modeling_urfm.hub.saving import save_model_folder
 from modeling_urfm.modeling_urfm import patchify
 from modeling_urfm.pretraining import dry_run
 from modeling_urfm.pretraining.arguments import augmentation_strengths, parse_arguments
@@ -67,7 +68,15 @@ from modeling_urfm.pretraining.engine import (
 from modeling_urfm.pretraining.flops import matmul_rate, step_flops, synchronize
 from modeling_urfm.pretraining.guard import StepGuard, StopSignals, ignore_stop_signals
 from modeling_urfm.pretraining.masking import PatchMasks, batch_mask
-from modeling_urfm.pretraining.meters import Clock, Window, forget_peak_memory, peak_memory, target_cosine
+from modeling_urfm.pretraining.meters import (
+    Clock,
+    Energy,
+    Window,
+    add_energy,
+    forget_peak_memory,
+    peak_memory,
+    target_cosine,
+)
 from modeling_urfm.pretraining.schedules import (
     RunLength,
     cosine_schedule,
@@ -76,6 +85,7 @@ from modeling_urfm.pretraining.schedules import (
     set_peak,
 )
 from modeling_urfm.pretraining.startup import check_writable, initial_model, open_target_cache, run_fingerprint
+from modeling_urfm.pretraining.target_cache import weights_hash
 from modeling_urfm.pretraining.teacher import TeacherError, load_teacher
 from modeling_urfm.pretraining.teacher_images import cache_bytes_an_image
 from modeling_urfm.pretraining.tracing import step_trace
@@ -135,7 +145,7 @@ def main():
     learning_rate = args.learning_rate or scaled_learning_rate(args.base_learning_rate, global_batch)
     strengths = augmentation_strengths(args.augment)
     progress = {"step": 0, "position": 0, "history": [], "evaluations": [], "unreadable": {}, "skipped": 0,
-                "training_s": 0.0, "began": time.time()}  # fmt: skip
+                "training_s": 0.0, "energy_kwh": {}, "began": time.time()}  # fmt: skip
     if checkpoint:
         progress = read_progress(checkpoint)
     elif accelerator.is_main_process and (there := list_checkpoints(output_dir)):
@@ -197,7 +207,7 @@ def main():
         progress["evaluations"].append(entry)
         accelerator.wait_for_everyone()
 
-    clock = Clock(progress["training_s"])
+    clock, energy = Clock(progress["training_s"]), Energy(accelerator.device, accelerator.is_local_main_process)
     if not args.dry_run:
         with clock.paused():
             evaluate(progress["step"])
@@ -241,12 +251,16 @@ def main():
         disable=args.dry_run or not accelerator.is_local_main_process,
     )  # fmt: skip
 
+    def energy_kwh() -> dict[str, float] | None:
+        """Of all processes and of the run's earlier parts; every process calls it."""
+        return add_energy(progress.get("energy_kwh"), gather_object([energy.kwh]))
+
     def save(step: int, required: bool):
         note_unreadable(unreadable, progress["unreadable"])
         unreadable.clear()
         state = progress | {
             "step": step, "position": length.position(step), "skipped": guard.skipped, "fingerprint": fingerprint,
-            "training_s": clock.seconds,
+            "training_s": clock.seconds, "energy_kwh": energy_kwh(),
         }  # fmt: skip
         with clock.paused():
             save_checkpoint(
@@ -311,6 +325,7 @@ def main():
                     f"{entry['images_per_s']:.0f} images/s"
                 )
                 window.restart(batches.waited)
+                energy.sample()
             if (args.eval_steps and step % args.eval_steps == 0) or step == total_steps:
                 with clock.paused():
                     evaluate(step)
@@ -345,7 +360,7 @@ def main():
         return
 
     # ---- what is left behind
-    final = published()
+    final, spent, devices = published(), energy_kwh(), gather_object([device_name(accelerator.device)])
     if accelerator.is_main_process:
         training_s = clock.seconds
         evaluations = progress["evaluations"]
@@ -376,12 +391,13 @@ def main():
         plot_loss(progress["history"], evaluations, output_dir / "loss.png", f"{config.loss_type} loss")
         draw_targets(final, teacher, args, snr_db, output_dir / "targets.png")
         processor = URFMImageProcessor(size={"height": config.image_size, "width": config.image_size})
-        card = model_card(
-            HERE.parent / "hub_cards" / "model_card.md", results, config, name=output_dir.resolve().name,
-            repo=output_dir.resolve().name, teacher="none" if config.target == "pixel" else args.teacher,
-            data=corpus.description,
-        )  # fmt: skip
-        save_model_folder(final, processor, output_dir, card)
+        made_of = provenance.pretraining_provenance(
+            args, config, corpus, teacher_weights=teacher_weights(teacher, cache), devices=devices, energy=spent
+        )
+        figures = [path.name for path in output_dir.glob("*.png")]
+        facts = cards.make_facts(results, config.to_dict(), made_of, figures=figures)
+        save_model_folder(final, processor, output_dir, cards.render("pretraining", output_dir.resolve().name, facts))
+        write_json(output_dir / provenance.FILE, made_of)
         write_json(output_dir / "results.json", results)
         say_goodbye(results, args.output_dir)
     end_run(accelerator)
@@ -389,6 +405,15 @@ def main():
 
 def the_teacher(args, device):
     return load_teacher(args.teacher, layer=args.teacher_layer, normalize=args.teacher_normalize, device=device)
+
+
+def teacher_weights(teacher, cache) -> str | None:
+    """Hash of the teacher's weights, which a cache may know where there is no teacher."""
+    return weights_hash(teacher._held[0]) if teacher else (cache.key.get("teacher_weights") if cache else None)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)
 
 
 def note_unreadable(fresh: list[str], known: dict[str, str]):

@@ -29,12 +29,13 @@ CHOICE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 ENTRY_POINTS = ("python", "python3", "accelerate", "launch", "ray")
 
 
-def data_card(template_path: Path, results: dict) -> str:
+def data_card(template_path: Path, results: dict, name: str = "FOLDER") -> str:
     """The text of README.md: YAML for the Hub and for `datasets.load_dataset`, then the card.
 
     Args:
         template_path: `hub_cards/dataset_card.md`, a Jinja template.
         results: the content of `results.json`. What it lacks is shown as "not measured".
+        name: id on the Hub, once it has one.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -56,6 +57,7 @@ def data_card(template_path: Path, results: dict) -> str:
     card = DatasetCard.from_template(
         metadata,
         template_path=str(template_path),
+        name=name,
         metrics=metrics,
         rows=rows,
         splits=splits,

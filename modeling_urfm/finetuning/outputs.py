@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from ..data.labelled import LabelledDataset
@@ -36,7 +35,6 @@ HEADLINE = {
 }
 FIGURES = ("confusion.png", "roc.png", "reliability.png", "regression.png", "overlays.png", "worst.png")
 CODE = ("configuration_urfm.py", "modeling_urfm.py", "image_processing_urfm.py")
-PIPELINES = {"segmentation": "image-segmentation"}
 
 
 def remove_earlier(folder: Path, args) -> None:
@@ -153,31 +151,3 @@ def write_model(model: nn.Module, processor: URFMImageProcessor, folder: Path) -
         model.config = config
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-def adapter_card(template: Path, results: dict, args, data: LabelledDataset, name: str) -> ModelCard:
-    """The card of an adapter or a fine-tuned model, with what the run measured."""
-    test, headline = results["metrics"]["test"], HEADLINE[args.task]
-    is_adapter = args.method in ADAPTERS
-    pipeline = PIPELINES.get(args.task, "image-classification")
-    local = Path(args.model_name_or_path).is_dir()
-    dataset = os.path.basename(os.path.normpath(data.name)) if Path(data.name).exists() else data.name
-    shown = [key for key, value in test.items() if isinstance(value, float) and f"{key}_ci95" in test]
-    evaluations = [
-        EvalResult(
-            task_type=pipeline, dataset_type=dataset, dataset_name=dataset, metric_type=key, metric_value=round(test[key], 4)
-        )
-        for key in shown if np.isfinite(test[key])
-    ]  # fmt: skip
-    metadata = ModelCardData(
-        library_name="peft" if is_adapter else "transformers", license="apache-2.0", pipeline_tag=pipeline,
-        base_model=None if local else args.model_name_or_path, model_name=name, eval_results=evaluations or None,
-        tags=["ultrasound", "medical-imaging", "urfm", args.method],
-    )  # fmt: skip
-    base = os.path.basename(os.path.normpath(args.model_name_or_path)) if local else args.model_name_or_path
-    return ModelCard.from_template(
-        metadata, template_path=str(template), results=results, args=args, data=data, dataset=dataset, name=name,
-        is_adapter=is_adapter, base=base,
-        base_folder=f"{name}/{CONTROL_BASE}" if args.random_init else base, shown=shown, headline=headline,
-        auto_class="AutoModelForSemanticSegmentation" if args.task == "segmentation" else "AutoModelForImageClassification",
-    )  # fmt: skip

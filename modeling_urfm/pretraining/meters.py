@@ -3,8 +3,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -91,6 +92,105 @@ class Window:
         if not self.peak_flops:
             return None
         return images_per_s * self.flops_per_image / (self.peak_flops * self.accelerator.num_processes)
+
+
+JOULES_PER_KWH = 3.6e6
+POWERCAP = Path("/sys/class/powercap")
+
+
+class Energy:
+    """Electricity that a machine's own counters saw: of this process's GPU (NVML), and of the processors (RAPL).
+
+    They count whatever ran there, other programs too, and nothing of fans, disks, network and power supplies. Where the
+    machine has no counter, or keeps it from users (RAPL is often root's alone), there is no figure.
+
+    Args:
+        device: of this process. processors: whether this process counts for its machine's processors; one a machine should.
+    """
+
+    def __init__(self, device: torch.device, processors: bool = True):
+        self._counters: dict[str, list[Callable[[], float]]] = {}
+        if device.type == "cuda" and (read := _gpu_counter(device)):
+            self._counters["gpu"] = [read]
+        if processors and (reads := _processor_counters()):
+            self._counters["processors"] = reads
+        self.sample()
+
+    def sample(self) -> None:
+        """Look at the counters. Those of processors begin anew after some minutes of full load, so look more often."""
+        for name, reads in list(self._counters.items()):
+            try:
+                for read in reads:
+                    read()
+            except (OSError, ValueError, RuntimeError):  # a counter that went away makes its sum wrong
+                del self._counters[name]
+
+    @property
+    def kwh(self) -> dict[str, float]:
+        """kWh since the start, by part: "gpu", "processors"; a part that is not measured is not there."""
+        self.sample()
+        return {name: sum(read() for read in reads) / JOULES_PER_KWH for name, reads in self._counters.items()}
+
+
+def add_energy(before: dict[str, float] | None, now: Iterable[dict[str, float]]) -> dict[str, float] | None:
+    """Sum over processes, and over the parts of a run.
+
+    Args:
+        before: kWh of the run's earlier parts; {} if there are none, None if they were not measured. now: of each process.
+
+    Returns:
+        kWh by part of the machine, those that were measured all along; None if none was.
+    """
+    total: dict[str, float] = {}
+    for part in now:
+        for name, kwh in part.items():
+            total[name] = total.get(name, 0.0) + kwh
+    if before is None:
+        return None
+    if before:
+        total = {name: total[name] + kwh for name, kwh in before.items() if name in total}
+    return total or None
+
+
+def _counting(read: Callable[[], float], wrap: float | None = None) -> Callable[[], float]:
+    """Joules since now, of a counter in joules that begins anew at `wrap`."""
+    last, total = read(), 0.0
+
+    def since() -> float:
+        nonlocal last, total
+        now = read()
+        total += now - last + (wrap or 0.0) * (now < last)
+        last = now
+        return total
+
+    return since
+
+
+def _processor_counters(powercap: Path | None = None) -> list[Callable[[], float]]:
+    """A counter for each processor package; none where one of them can't be read."""
+    powercap = powercap or POWERCAP
+    counters = []
+    try:
+        for zone in sorted(powercap.glob("intel-rapl:[0-9]*")):
+            if zone.name.count(":") == 1 and (zone / "name").read_text().startswith("package"):
+                wrap = int((zone / "max_energy_range_uj").read_text()) / 1e6
+                counters.append(_counting(lambda zone=zone: int((zone / "energy_uj").read_text()) / 1e6, wrap))
+    except (OSError, ValueError):
+        return []
+    return counters
+
+
+def _gpu_counter(device: torch.device) -> Callable[[], float] | None:
+    """The energy counter of a GPU (Volta and later), by its UUID, so that CUDA_VISIBLE_DEVICES doesn't matter."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID((uuid if uuid.startswith("GPU-") else f"GPU-{uuid}").encode())
+        return _counting(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+    except Exception:  # no NVML, an older GPU, a slice of one: many kinds of error, and none may end a training
+        return None
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
 from modeling_urfm import (
@@ -23,7 +25,7 @@ from modeling_urfm import (
 )
 from modeling_urfm.hub import saving
 from modeling_urfm.hub.results import write_json
-from modeling_urfm.hub.saving import move_into, save_model_folder
+from modeling_urfm.hub.saving import as_bytes, clean_png, move_into, save_model_folder
 
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -151,3 +153,25 @@ def test_what_json_cannot_say_becomes_null(tmp_path):
     )
     text = (tmp_path / "r.json").read_text()
     assert json.loads(text) == {"a": None, "b": [0.5, None], "c": {"d": [0, 1]}, "e": 3}
+
+
+def test_the_size_of_a_shard_is_read_as_the_hub_reads_it():
+    assert [as_bytes(size) for size in ("5GB", "500 MB", "1.5kb", "12B")] == [5 * 10**9, 5 * 10**8, 1500, 12]
+    for size in ("", "0GB", "5", "GB", "-1GB", "5GiB"):
+        with pytest.raises(ValueError, match="a size such as 5GB"):
+            as_bytes(size)
+
+
+def test_of_an_image_only_the_image_stays(tmp_path):
+    companions = PngInfo()
+    companions.add_text("Comment", "of somebody")
+    pixels = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8))
+    pixels.save(tmp_path / "a.png", pnginfo=companions)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes() + b"of somebody")
+    cleaned = clean_png(tmp_path / "a.png", tmp_path / "staged.png")
+    assert cleaned == tmp_path / "staged.png" and b"somebody" not in cleaned.read_bytes()
+    assert np.array_equal(np.asarray(Image.open(cleaned)), np.asarray(pixels))
+    assert clean_png(cleaned, tmp_path / "again.png") == cleaned and not (tmp_path / "again.png").exists()
+    (tmp_path / "b.png").write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match="no PNG"):
+        clean_png(tmp_path / "b.png", tmp_path / "staged.png")
