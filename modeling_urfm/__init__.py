@@ -19,7 +19,8 @@ from transformers import (
 
 from ._version import __version__
 from .configuration_urfm import URFMConfig
-from .finetuning.adapters import connect
+from .finetuning import adapters
+from .hub import loading
 from .image_processing_urfm import URFMImageProcessor, URFMImageProcessorPil
 from .modeling_urfm import (
     URFMBackbone,
@@ -42,7 +43,8 @@ AutoImageProcessor.register(
     image_processor_classes={"torchvision": URFMImageProcessor, "pil": URFMImageProcessorPil},
     exist_ok=True,
 )
-connect()  # peft's default targets, and adapter folders in from_pretrained
+adapters.connect()  # peft's default targets, and adapters in from_pretrained
+loading.connect()  # backbones from folders, and the segmentation pipeline
 
 __all__ = [
     "__version__",

@@ -292,6 +292,21 @@ class _URFMPreprocessing:
     def __call__(self, images: ImageInput, *args, **kwargs: Unpack[URFMImageProcessorKwargs]) -> BatchFeature:
         return self.preprocess(images, *args, **kwargs)
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; this file is saved too where the processor was loaded from a folder that holds it."""
+        if getattr(self, "auto_map", None):
+            self._auto_class = "AutoImageProcessor"
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        content = super().to_dict()
+        content.pop("_auto_class", None)
+        if content.get("auto_map"):  # transformers names the one backend that is saved, and loads no other then
+            content["auto_map"] = {
+                "AutoImageProcessor": [f"image_processing_urfm.{name}" for name in reversed(__all__)]
+            }
+        return content
+
     def _validate_preprocess_kwargs(self, lower_percentile=None, upper_percentile=None, **kwargs):
         super()._validate_preprocess_kwargs(**kwargs)
         if kwargs.get("do_percentile_rescale") and not 0 <= lower_percentile < upper_percentile <= 100:
@@ -381,10 +396,11 @@ class _URFMPreprocessing:
     ) -> "list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]":
         """Turn the logits of `URFMForSemanticSegmentation` into label maps.
 
-        Without `do_crop_scan_region` and `do_pad_square` pass `target_sizes=[(height, width), ...]` of the original
-        images. With either, the logits are of a part of the image (and its padding), and `target_sizes` would stretch
-        them over the whole: pass `regions=processor.get_regions(images)` instead. The maps are then of the original
-        images' sizes too, with `outside_label` where the model saw nothing.
+        Without `do_crop_scan_region` pass `target_sizes=[(height, width), ...]` of the original images; padding by the
+        processor's own `do_pad_square` is taken off. With it, or with options that were changed for a call, the logits are
+        of a part of the image, and `target_sizes` would stretch them over the whole: pass
+        `regions=processor.get_regions(images)` instead. The maps are then of the original images' sizes too, with
+        `outside_label` where the model saw nothing.
 
         Args:
             outputs: the model's output, with `logits` (batch, labels, height, width).
@@ -403,6 +419,14 @@ class _URFMPreprocessing:
         logits = outputs.logits
         if target_sizes is not None and regions is not None:
             raise ValueError("pass target_sizes or regions, not both: regions hold the original sizes")
+        if target_sizes is not None and self.do_crop_scan_region:
+            logger.warning_once(
+                "This processor crops images to their scan region, which target_sizes can't tell: the maps are stretched over "
+                "the whole images. Pass regions=processor.get_regions(images) instead; a pipeline can't."
+            )
+        elif target_sizes is not None and self.do_pad_square:  # which part was padding follows from the size
+            sizes = [(int(height), int(width)) for height, width in target_sizes]
+            target_sizes, regions = None, [_find_region(torch.empty(1, *size), False, True) for size in sizes]
         given = regions if regions is not None else target_sizes
         if given is not None and len(given) != len(logits):
             name = "regions" if regions is not None else "target_sizes"

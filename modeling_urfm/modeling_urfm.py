@@ -5,6 +5,7 @@ Shapes: B images, C channels, H x W pixels, h x w patches, L = h * w, N visible 
 D features, T target features.
 """
 
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -380,7 +382,7 @@ class URFMPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["URFMEmbeddings", "URFMLayer", "URFMDecoder"]
+    _no_split_modules = ["URFMEmbeddings", "URFMLayer", "URFMDecoder", "URFMDecodeHead"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -390,6 +392,38 @@ class URFMPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "patch_embeddings"
     # A pre-trained checkpoint carries its decoder; the other models leave it behind on purpose.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """
+        As in transformers, but weights that the checkpoint should hold and does not are an error: transformers draws them
+        at random and logs it. A new head, or a new decoder for an encoder alone, is drawn as ever; and with
+        `output_loading_info=True` the caller gets the report and decides.
+
+        Raises:
+            ValueError: weights of the encoder are missing, or any of a checkpoint of this very class.
+        """
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        if output_loading_info:
+            return model, report
+        if pretrained_model_name_or_path is not None:  # else the caller brings a config and the weights
+            _check_missing(cls, model, report, pretrained_model_name_or_path)
+        return model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; the code is saved too where `config.auto_map` names it, as it does in a published model.
+
+        A model that was loaded with the package, trained on and pushed then still loads without the package.
+        """
+        auto_map = getattr(self.config, "auto_map", None) or {}
+        # Loaded without the package, it is transformers that saves the code.
+        if f"modeling_urfm.{type(self).__name__}" in auto_map.values() and not self.is_remote_code():
+            if kwargs.get("is_main_process", True):
+                os.makedirs(save_directory, exist_ok=True)
+                custom_object_save(self, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -413,6 +447,22 @@ class URFMPreTrainedModel(PreTrainedModel):
 
 def _sincos_like(embeddings: torch.Tensor) -> torch.Tensor:
     return sincos_position_embeddings(int((embeddings.shape[1] - 1) ** 0.5), embeddings.shape[-1]).to(embeddings)
+
+
+def _check_missing(cls: type, model: PreTrainedModel, report: dict, name) -> None:
+    """Refuse a model of which weights were drawn at random though its checkpoint should hold them."""
+    encoder = ("embeddings.", "layers.", "layernorm.")
+    resized = {key for key, *_ in report["mismatched_keys"]}  # the caller has allowed these by name
+    missing = sorted(set(report["missing_keys"]) - resized)
+    if cls.__name__ not in (model.config.architectures or ()):
+        missing = [key for key in missing if key.removeprefix(f"{cls.base_model_prefix}.").startswith(encoder)]
+    if missing:
+        unknown = sorted(report["unexpected_keys"])[:3]
+        raise ValueError(
+            f"{name} lacks {len(missing)} weights of {cls.__name__}, which would be random: {', '.join(missing[:3])} ..."
+            + (f" It holds {', '.join(unknown)} ... instead." if unknown else "")
+            + " Its config.json does not belong to its weights, or a part of them is gone."
+        )
 
 
 def _encoder_layers(config: URFMConfig) -> nn.ModuleList:
@@ -800,6 +850,19 @@ class URFMForImageClassification(URFMPreTrainedModel):
 
     `config.problem_type` ("single_label_classification", "multi_label_classification", "regression") chooses the loss;
     unset, it follows from `num_labels` and the labels' type, as everywhere in transformers.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_urfm import URFMConfig, URFMForImageClassification
+
+    >>> config = URFMConfig(image_size=64, hidden_size=96, num_hidden_layers=2, num_attention_heads=3, num_labels=3)
+    >>> outputs = URFMForImageClassification(config)(torch.zeros(2, 3, 64, 64), labels=torch.tensor([0, 2]))
+    >>> outputs.logits.shape, outputs.loss.shape
+    (torch.Size([2, 3]), torch.Size([]))
+
+    ```
     """
 
     # The loss below is a mean over the batch: Trainer must divide it by the accumulation steps itself.
@@ -865,6 +928,20 @@ class URFMForSemanticSegmentation(URFMPreTrainedModel):
     The encoder with a light decode head over four of its layers, evenly spaced up to the last.
 
     Logits are at a quarter of the input's resolution (rounded up), or at the patch grid where that is finer.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_urfm import URFMConfig, URFMForSemanticSegmentation
+
+    >>> config = URFMConfig(image_size=64, hidden_size=96, num_hidden_layers=4, num_attention_heads=3, num_labels=2)
+    >>> masks = torch.zeros(1, 64, 96, dtype=torch.long)
+    >>> outputs = URFMForSemanticSegmentation(config)(torch.zeros(1, 3, 64, 96), labels=masks)
+    >>> outputs.logits.shape
+    torch.Size([1, 2, 16, 24])
+
+    ```
     """
 
     accepts_loss_kwargs = False

@@ -41,9 +41,10 @@ def load_urfm(source: str, pretrained: bool, image_size: int | None, processor: 
     from transformers import AutoConfig
 
     _check_place(source)
-    if (Path(source) / "adapter_config.json").is_file():
-        model, base = _merged_adapter(source)
-        places = [source, base]
+    folder = _adapter_folder(source)
+    if folder is not None:
+        model, base = _merged_adapter(source, folder)
+        places = [str(folder), base]
     else:
         config = _read(AutoConfig.from_pretrained, source)
         if config.model_type != "urfm":
@@ -53,33 +54,50 @@ def load_urfm(source: str, pretrained: bool, image_size: int | None, processor: 
     return UrfmTower(model), prepared(places, processor, image_size, URFMImageProcessor)
 
 
-def _load_urfm_model(source: str, config) -> URFMModel:
+def _load_urfm_model(source: str, config, **options) -> URFMModel:
     model, report = _read(
-        URFMModel.from_pretrained, source, config=config, dtype=torch.float32, output_loading_info=True
+        URFMModel.from_pretrained, source, config=config, dtype=torch.float32, output_loading_info=True, **options
     )
     _check_missing(source, model, report["missing_keys"])
     return model
 
 
-def _merged_adapter(folder: str) -> tuple[URFMModel, str]:
+def _adapter_folder(source: str) -> Path | None:
+    """The folder with an adapter's files: the one that was named, or the cached one of its repository. None: no adapter."""
+    from transformers.utils import cached_file, find_adapter_config_file
+
+    file = _read(find_adapter_config_file, source)
+    if file is None:
+        return None
+    folder = Path(file).parent
+    if not Path(source).is_dir():  # from the same commit
+        for name in ("adapter_model.safetensors", "preprocessor_config.json"):
+            _read(cached_file, source, filename=name, revision=folder.name)
+    return folder
+
+
+def _merged_adapter(source: str, folder: Path) -> tuple[URFMModel, str]:
     """The encoder that an adapter changes, changed; and where it was named. The adapter's head is left behind."""
     try:
         from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
         from peft.utils import load_peft_weights
     except ImportError as error:
         raise ValueError(
-            f"{folder} holds an adapter, which needs peft: pip install 'urfm[train]' ({error})."
+            f"{source} holds an adapter, which needs peft: pip install 'urfm[train]' ({error})."
         ) from error
     from transformers import AutoConfig
 
     settings = PeftConfig.from_pretrained(folder)
     base = settings.base_model_name_or_path
+    if base and not Path(base).is_dir() and (folder / Path(base).name).is_dir():
+        base = str(folder / Path(base).name)  # a base that was moved along with its adapter
     if not base or (Path(base).is_absolute() or base.startswith(".")) and not Path(base).exists():
         raise FileNotFoundError(
-            f"{folder} is an adapter of {base!r}, which is not there. Put the encoder there, or write its place into "
-            f"base_model_name_or_path of {Path(folder) / 'adapter_config.json'}."
+            f"{source} is an adapter of {base!r}, which is not there. Put the encoder there, or write its place into "
+            f"base_model_name_or_path of its adapter_config.json."
         )
-    model = _load_urfm_model(base, _read(AutoConfig.from_pretrained, base))
+    options = {"revision": settings.revision} if settings.revision else {}
+    model = _load_urfm_model(base, _read(AutoConfig.from_pretrained, base, **options), **options)
     # Trained under a head, `urfm.layers...`; here the encoder stands alone, `layers...`. Heads go.
     settings.modules_to_save, settings.task_type, settings.inference_mode = None, None, True
     weights = load_peft_weights(folder, device="cpu")
@@ -91,12 +109,12 @@ def _merged_adapter(folder: str) -> tuple[URFMModel, str]:
     }
     if not mine:
         raise ValueError(
-            f"{folder} holds an adapter that changes nothing in the encoder: {', '.join(list(weights)[:3])}."
+            f"{source} holds an adapter that changes nothing in the encoder: {', '.join(list(weights)[:3])}."
         )
     adapted = get_peft_model(model, settings)
     unexpected = set_peft_model_state_dict(adapted, mine).unexpected_keys
     if unexpected:
-        raise ValueError(f"{folder} does not fit the encoder {base}: {', '.join(unexpected[:3])} ...")
+        raise ValueError(f"{source} does not fit the encoder {base}: {', '.join(unexpected[:3])} ...")
     return adapted.merge_and_unload(), base
 
 
@@ -221,6 +239,8 @@ def _read(function, source: str, **options):
 
 def cannot_be_had(source: str, local: str, error: Exception) -> ValueError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if Path(source).is_dir():  # the network has no part in it
+        return ValueError(f"The encoder {source} can't be had: {reason}")
     return ValueError(
         f"The encoder {source} can't be had: {reason}\n"
         f"  If it lies on the Hub and this machine has no network, fetch it on another one:  hf download ID --local-dir "
