@@ -308,6 +308,11 @@ def load_corpus(path_or_id: str | os.PathLike, *, split: str = "train", progress
     Raises:
         FileNotFoundError: nothing of that name; the nearest name is given.
         ValueError: nothing in it is an image; what was found is listed, with reasons.
+
+    >>> from modeling_urfm.data.reading import ultrasound_examples
+    >>> corpus = load_corpus(ultrasound_examples()[0].parent / "examples_jpeg2k.dcm", progress=False)
+    >>> len(corpus), tuple(corpus[0]["pixels"].shape)
+    (1, (3, 480, 640))
     """
     path = Path(path_or_id)
     if not path.exists():

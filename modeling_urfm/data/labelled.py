@@ -163,6 +163,12 @@ def load_labelled(
     Raises:
         FileNotFoundError: nothing of that name; the nearest is given.
         ValueError: data that can't be used; rows and the nearest valid names are given.
+
+    >>> data = load_labelled("phantoms:lesion?patients=40&image_size=32", "classification", progress=False)
+    >>> data.label_names, len(data), tuple(data.corpus[0]["pixels"].shape)
+    (('absent', 'benign', 'malignant'), 40, (1, 32, 32))
+    >>> set(data.patients[data.rows("train")]) & set(data.patients[data.rows("test")])
+    set()
     """
     check_choice("task", task, TASKS)
     if not 0 < validation_fraction < 1 or not 0 < test_fraction < 1 or validation_fraction + test_fraction >= 1:

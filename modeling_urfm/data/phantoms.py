@@ -179,6 +179,10 @@ def phantom_frame(
 
     Raises:
         ValueError: an organ, lesion or probe that does not exist.
+
+    >>> frame = phantom_frame(seed=0, patient=3, organ="liver", lesion="benign", image_size=64)
+    >>> frame.image.shape, frame.organ, bool(frame.mask.any())
+    ((64, 64), 'liver', True)
     """
     for name, value, known in (("organ", organ, ORGANS), ("lesion", lesion, LESIONS), ("probe", probe, PROBES)):
         if value is not None and value not in known:
@@ -282,6 +286,10 @@ def generate_phantoms(
     Returns:
         `datasets.Dataset` with `image` (grey), `organ` and `lesion` (class labels), `mask` (0 background, 1 lesion),
         `caption`, `patient_id` and `snr_db`; `frames_per_patient` rows in turn for each patient.
+
+    >>> phantoms = generate_phantoms(2, frames_per_patient=3, image_size=32, organs=("liver", "kidney"))
+    >>> len(phantoms), phantoms[0]["image"].size, phantoms.features["organ"].int2str(phantoms["organ"][3])
+    (6, (32, 32), 'kidney')
     """
     import datasets
 

@@ -103,6 +103,10 @@ def open_source(path: str | Path, data: bytes | None = None) -> Source:
     Raises:
         UnreadableFile: no image of ultrasound is in it, or it is damaged. `Source.frame` raises it too, as pixel data is
             decoded only there.
+
+    >>> source = open_source(ultrasound_examples()[0])
+    >>> source.frame(0).dtype, source.frame(0).ndim
+    (dtype('uint8'), 3)
     """
     path = Path(path)
     if data is None:

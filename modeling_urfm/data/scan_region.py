@@ -104,6 +104,12 @@ def find_layout(frames: Sequence[np.ndarray], header=None, is_loop: bool = False
 
     Raises:
         ValueError: no frame, or frames of other shapes.
+
+    >>> from modeling_urfm.data.reading import open_source, ultrasound_examples
+    >>> frame = open_source(ultrasound_examples()[0]).frame(0)
+    >>> view = find_layout([frame]).view
+    >>> view.mask.shape == frame.shape[:2], view.geometry in ("linear", "curved", "sector")
+    (True, True)
     """
     if not len(frames) or any(f.ndim != 3 or f.shape != frames[0].shape or f.dtype != np.uint8 for f in frames):
         raise ValueError("find_layout needs at least one frame of (height, width, 3) uint8, all of one size")

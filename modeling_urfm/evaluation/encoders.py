@@ -99,6 +99,15 @@ def load_encoder(
     Raises:
         ValueError: a spec that is not understood, a folder that holds no encoder, weights that are missing, a processor
             that is missing. FileNotFoundError: nothing of that name; the nearest name is given.
+
+    >>> import tempfile
+    >>> from modeling_urfm import URFMConfig, URFMImageProcessor, URFMModel
+    >>> folder = tempfile.mkdtemp()
+    >>> URFMModel(URFMConfig(image_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)).save_pretrained(folder)
+    >>> _ = URFMImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    >>> encoder = load_encoder(folder)
+    >>> encoder.size, encoder.grid, encoder.hidden_size
+    ((32, 32), (2, 2), 32)
     """
     source, options = _options(spec)
     random = source.startswith("random:")
