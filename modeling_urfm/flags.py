@@ -2,8 +2,11 @@
 """A recipe's arguments: a dataclass whose fields are flags, and a YAML file under them. A flag overrides the file."""
 
 import argparse
+import sys
+import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field, fields
 from pathlib import Path
 from typing import Union, get_args, get_origin
@@ -21,6 +24,22 @@ def flag(text: str, default=None):
 def helps_of(cls: type) -> dict[str, str]:
     """Name to line of help, of a dataclass whose fields were made by `flag`."""
     return {f.name: f.metadata["help"] for f in fields(cls)}
+
+
+@contextmanager
+def said_plainly(recipe: Path) -> Iterator[None]:
+    """What this project's own code refuses ends `recipe` in one line on stderr and exit code 1.
+
+    An error that another library raised keeps its traceback: in a training of days it is all there is to go by.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        ours = (Path(__file__).resolve().parent, recipe.resolve().parent)
+        raised = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+        if not any(folder in raised.parents for folder in ours):
+            raise
+        sys.exit(f"{recipe.name}: {error}")
 
 
 def parse_sections(

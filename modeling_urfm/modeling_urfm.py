@@ -425,6 +425,10 @@ class URFMPreTrainedModel(PreTrainedModel):
                 custom_object_save(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def _get_files_timestamps(self, working_dir):
+        """With `push_to_hub=True` only what is newer than this is sent; the code, just saved, always is."""
+        return {name: time for name, time in super()._get_files_timestamps(working_dir).items() if name[-3:] != ".py"}
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         std = self.config.initializer_range

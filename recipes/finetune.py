@@ -66,6 +66,7 @@ from modeling_urfm.finetuning.outputs import (
 )
 from modeling_urfm.finetuning.resuming import MarkCheckpoints, checkpoint_of, settings_of
 from modeling_urfm.finetuning.trainer import make_trainer, training_arguments, use_all_cores
+from modeling_urfm.flags import said_plainly
 from modeling_urfm.hub import cards, provenance
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import move_into, save_model_folder
@@ -350,4 +351,5 @@ def say_goodbye(args: FinetuneArguments, results: dict):
 
 
 if __name__ == "__main__":
-    main()
+    with said_plainly(Path(__file__)):
+        main()

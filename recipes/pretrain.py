@@ -41,6 +41,7 @@ from modeling_urfm.data.transforms import (
 from modeling_urfm.evaluation.organ_knn import EVALUATION_SEED, OrganKNN
 from modeling_urfm.evaluation.plots import plot_loss, plot_targets
 from modeling_urfm.evaluation.predictions import masked_predictions
+from modeling_urfm.flags import said_plainly
 from modeling_urfm.hub import cards, provenance
 from modeling_urfm.hub.results import run_facts, write_json
 from modeling_urfm.hub.saving import save_model_folder
@@ -483,4 +484,5 @@ def say_goodbye(results: dict, output_dir: str):
 
 
 if __name__ == "__main__":
-    main()
+    with said_plainly(Path(__file__)):
+        main()

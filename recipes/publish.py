@@ -29,6 +29,8 @@ from modeling_urfm.flags import flag, helps_of, parse_sections
 from modeling_urfm.hub.publishing import Published, publish
 from modeling_urfm.hub.publishing_errors import check_repo_id, check_tag
 from modeling_urfm.hub.results import write_json
+from modeling_urfm.hub.saving import as_bytes
+from modeling_urfm.hub.scrub import URL
 from modeling_urfm.hub.staging import Publication, kind_of, stage
 
 
@@ -56,13 +58,14 @@ class PublishArguments:
         for name in (self.hub_model_id, self.pretraining_model_id, self.base_model):
             if name is not None:
                 check_repo_id(name)
-        if self.pretraining_model_id == self.hub_model_id:
+        if (self.pretraining_model_id or "").lower() == self.hub_model_id.lower():  # the Hub doesn't tell them apart
             raise ValueError("--pretraining_model_id must differ from --hub_model_id: each is a repository of its own.")
         check_tag(self.tag)
         if self.carbon_intensity is not None and not 0 <= self.carbon_intensity < 5000:
             raise ValueError(f"--carbon_intensity {self.carbon_intensity} is not in g CO2 per kWh (0 to 5000).")
-        if not re.fullmatch(r"[1-9]\d*[KMGT]i?B", self.max_shard_size):
-            raise ValueError(f"--max_shard_size {self.max_shard_size!r} is no size. It is written as 5GB or 500MB.")
+        if self.source_url is not None and not URL.fullmatch(self.source_url):
+            raise ValueError(f"--source_url {self.source_url!r} is no address. It begins with https://.")
+        as_bytes(self.max_shard_size)
 
 
 def main():

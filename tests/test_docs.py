@@ -21,7 +21,19 @@ import pytest
 from modeling_urfm import URFMModel
 
 from .docs.build_api import public_modules
-from .docs.markdown import COMMAND, ROOT, SCRIPT, anchors, code_spans, commands_of, flags_of, guides, kept_files, links
+from .docs.markdown import (
+    COMMAND,
+    ROOT,
+    SCRIPT,
+    anchors,
+    code_spans,
+    commands_of,
+    flags_of,
+    guides,
+    kept_files,
+    links,
+    text_of,
+)  # fmt: skip
 from .finetuning.tiny import tiny_config
 from .hub.running_hub import running_hub
 
@@ -52,7 +64,11 @@ def shown_commands():
     """Every command of the guides, of the docstrings of scripts and of the configs' comments."""
     scripts = [path for path in kept_files() if SCRIPT.match(name_of(path)) and "fixtures" not in path.parts]
     configs = [path for path in kept_files() if path.suffix == ".yaml" and path.is_relative_to(ROOT / "recipes")]
-    return [command for path in (*guides(), *scripts, *configs) for command in commands_of(path)]
+    return [command for path in (*guides_and_notebooks(), *scripts, *configs) for command in commands_of(path)]
+
+
+def guides_and_notebooks() -> list[Path]:
+    return [*guides(), *(path for path in kept_files() if path.suffix == ".ipynb")]
 
 
 def has_help(script: str) -> bool:
@@ -63,10 +79,10 @@ def has_help(script: str) -> bool:
 # ---------------------------------------------------------------- links, files, programs
 
 
-@pytest.mark.parametrize("guide", guides(), ids=name_of)
+@pytest.mark.parametrize("guide", guides_and_notebooks(), ids=name_of)
 def test_links_and_anchors_exist(guide):
     broken = []
-    for target in links(guide.read_text()):
+    for target in links(text_of(guide)):
         if re.match(r"[a-z]+:", target):
             continue
         file, _, anchor = target.partition("#")
@@ -76,11 +92,11 @@ def test_links_and_anchors_exist(guide):
     assert not broken, f"{name_of(guide)}: {broken}"
 
 
-@pytest.mark.parametrize("guide", guides(), ids=name_of)
+@pytest.mark.parametrize("guide", guides_and_notebooks(), ids=name_of)
 def test_files_of_the_repository_that_are_named_exist(guide):
     """`recipes/bench.py`, `modeling_urfm/data/reasons.py`: as code in the text, from the root."""
     missing = []
-    for span in code_spans(guide.read_text()):
+    for span in code_spans(text_of(guide)):
         for word in span.split():
             path = word.rstrip(".,:;").split("?")[0]
             known = re.match(r"(recipes|modeling_urfm|tests|hub_cards|\.ci)/", path)
@@ -110,6 +126,15 @@ def test_markers_that_are_named_exist(pytestconfig):
         if command.program == "pytest" and "-m" in command.after:
             expression = command.after[command.after.index("-m") + 1]
             assert set(re.findall(r"\w+", expression)) - {"and", "or", "not"} <= set(known), command
+
+
+def test_extras_that_are_installed_exist():
+    """`pip install -e ".[train,demo]"`; pip itself only warns of an unknown one."""
+    project = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    known = set(re.findall(r"^([\w-]+) = \[", project, re.M))
+    asked = [(command.where, extra) for command in shown_commands() if command.program == "pip"
+             for word in command.after for extra in re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*)\]", word)))]  # fmt: skip
+    assert len(asked) >= 3 and not [(where, extra) for where, extra in asked if extra not in known]
 
 
 def test_the_table_of_where_things_live_names_what_is_there():
@@ -144,8 +169,8 @@ def test_every_flag_that_is_shown_exists():
         for name, shown in wanted.items() for where, flags in shown for flag in flags if flag not in known[name]
     ]  # fmt: skip
     every = set().union(*known.values()) | OF_OTHERS
-    for guide in guides():
-        for span in code_spans(guide.read_text()):
+    for guide in guides_and_notebooks():
+        for span in code_spans(text_of(guide)):
             if not COMMAND.match(span):
                 loose = {flag.rstrip(".,;:)") for flag in re.findall(r"(?<![\w-])--[a-zA-Z]\w[\w-]*", span)}
                 wrong += [f"{name_of(guide)}: no script has {flag}" for flag in loose - every]

@@ -11,8 +11,11 @@ in memory, answered, and forgotten: nothing is written to disk, logged or counte
 """
 
 import argparse
+import errno
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,10 +83,32 @@ def find_model(named: str | None) -> str:
     return str(folder)
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """The place on the network, taken before a model is trained or loaded; 0 is any free port.
+
+    Raises:
+        ValueError: another program has it, or this machine has no such address.
+    """
+    where = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    where.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        where.bind((host, port))
+    except OSError as error:
+        where.close()
+        other = f" Another one: --port {port + 1 if port < 65535 else 7860}." if error.errno == errno.EADDRINUSE else ""
+        raise ValueError(f"--host {host} --port {port} can't be had: {error.strerror or error}.{other}") from None
+    return where
+
+
+def in_our_words(error: Exception) -> str:
+    """The package says --encoder where this script says --model; the flags of a command of another script stay."""
+    return re.sub(r"(?<!embed\.py )--encoder", "--model", str(error))
+
+
 def main():
     args = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder below is removed
-    with tempfile.TemporaryDirectory(prefix="urfm-space-") as own:
+    with bind(args.host, args.port) as where, tempfile.TemporaryDirectory(prefix="urfm-space-") as own:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": own}
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, os.environ.get("PYTHONPATH")]))
         place = find_model(args.model)
@@ -92,13 +117,13 @@ def main():
         from server import serve
 
         print(f"Loading {place} ...", flush=True)
-        serve(load_onlooker(place, args.index), args.host, args.port)
+        serve(load_onlooker(place, args.index), where)
 
 
 if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"app.py: {str(error).replace('--encoder', '--model')}")  # the package's word for it
+        sys.exit(f"app.py: {in_our_words(error)}")
     except KeyboardInterrupt:
         pass

@@ -23,10 +23,14 @@ HEADER = f"""<a class="u-skip" href="#u-result">To the result</a>
 DROP_ZONE = f"""<div class="u-drop" id="u-drop">
 <input type="file" id="u-file" aria-describedby="u-formats u-privacy" data-max-mb="{MAX_UPLOAD_MB}">
 <label for="u-file">{ARROW}<b>Drop a scan</b><span>or <u>choose a file</u></span></label></div>
-<p class="u-faint" id="u-formats">An image, a DICOM file or a cine loop: PNG, JPEG, TIFF, DICOM, MP4, AVI, GIF; 8 or 16 bit, up to
-{MAX_UPLOAD_MB} MB.</p>
+<p class="u-faint" id="u-formats">An image, a DICOM file or a cine loop: PNG, JPEG, TIFF, DICOM, MP4, AVI, GIF, NIfTI; 8 or 16
+bit, up to {MAX_UPLOAD_MB} MB.</p>
 <p class="u-privacy" id="u-privacy">{LOCK}<span>Read in memory and forgotten. No file, name or picture is stored or logged.
-Text burned into the picture is shown to you and goes nowhere else.</span></p>"""
+{{where}}</span></p>"""
+LOCAL = "It all stays on this machine."
+REMOTE = (
+    "<b>But what you drop travels to the machine that runs this page: use files without names, in the picture too.</b>"
+)
 
 RESULT = """<section class="u-result" aria-label="Result">
 <p class="u-status" id="u-status" role="status" aria-live="polite"></p>
@@ -43,15 +47,16 @@ FOOTER = """<footer class="u-foot"><p>Model: <b>{name}</b>. A research tool: it 
 reasons that nobody sees. Not for clinical use.</p></footer>"""
 
 
-def frame_html(model: str, examples: dict[str, Example]) -> str:
-    """The whole page. `model`: its name."""
+def frame_html(model: str, examples: dict[str, Example], local: bool = True) -> str:
+    """The whole page. `model`: its name. `local`: what is dropped stays on the reader's machine."""
+    drop_zone = DROP_ZONE.format(where=LOCAL if local else REMOTE)
     buttons = "".join(
         f"<li><button type='button' class='u-example' data-example='{escape(e.key)}'><img alt='' src='{data_uri(e.thumbnail, 85)}'>"
         f"<span><b>{escape(e.title)}</b><span class='u-faint'>{escape(e.source)}</span></span></button></li>"
         for e in examples.values()
     )
     return (
-        f"<div class='u-page'>{HEADER}<main class='u-main'><section class='u-intake' aria-label='Choose a scan'>{DROP_ZONE}"
+        f"<div class='u-page'>{HEADER}<div class='u-main'><section class='u-intake' aria-label='Choose a scan'>{drop_zone}"
         f"<h2 id='u-examples-title'>Examples</h2><ul class='u-examples' aria-labelledby='u-examples-title'>{buttons}</ul></section>"
-        f"{RESULT}</main>{FOOTER.format(name=escape(model))}</div>"
+        f"{RESULT}</div>{FOOTER.format(name=escape(model))}</div>"
     )

@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from modeling_urfm import URFMImageProcessor, URFMModel
 from modeling_urfm.data.demo import PHANTOM_SIZE, PHANTOM_SNR_DB
+from modeling_urfm.data.labelled_found import side_of
+from modeling_urfm.data.organs import find_organ
 from modeling_urfm.data.phantoms import ORGANS, phantom_frame
 from modeling_urfm.evaluation.encoders import FrozenEncoder, load_encoder
 from modeling_urfm.evaluation.feature_shards import nearest, open_images, read_meta
@@ -45,8 +47,9 @@ class Head:
 
     Attributes:
         labels: its answers. note: where it comes from, for the reader. exclusive: the answers of an image sum to 1.
-        probabilities: (images, height, width, 3) uint8 -> (images, labels).
+        probabilities: (images, height, width, 3) uint8 -> (images, labels); of a regression, values.
         strange: whether images are unlike all that the head was fitted to; of a head from elsewhere that isn't known.
+        regression: the answers are numbers in units of their own.
     """
 
     labels: list[str]
@@ -54,6 +57,16 @@ class Head:
     exclusive: bool
     probabilities: Callable[[Sequence[np.ndarray]], np.ndarray]
     strange: Callable[[Sequence[np.ndarray]], bool] = lambda images: False
+    regression: bool = False
+
+    @property
+    def title(self) -> str:
+        """What the answers are, as a heading."""
+        if self.regression:
+            return "Values"
+        if not self.exclusive:
+            return "Findings"
+        return "Organ" if set(self.labels) <= set(ORGANS) else "Class"
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ def load_onlooker(
     cases, note = index_cases(place, encoder, Path(index)) if index else (None, "")
     if own is None or cases is None:
         simulated = simulated_cases(encoder, cache or cache_folder(), progress)
-        own = own or simulated_head(simulated, encoder)
+        own = own or simulated_head(simulated, encoder, hidden_head(place))
         note = note or f"Out of {len(simulated.features)} simulated images: none is of a patient."
         cases = cases or (lambda frames: nearest_simulated(simulated, embed(encoder, frames).mean(0)))
     return Onlooker(shown_name(place), encoder, model, processor_of(place), own, cases, note)
@@ -132,13 +145,13 @@ def processor_of(place: str) -> URFMImageProcessor:
 
 
 def own_head(place: str) -> Head | None:
-    """The classifier that a checkpoint or adapter brings, None of an encoder alone."""
+    """The classifier or regression that a checkpoint or adapter brings, None of an encoder alone."""
     config = AutoConfig.from_pretrained(place)
-    classifies = any("ForImageClassification" in name for name in config.architectures or ())
-    if not classifies or config.problem_type == "regression":
+    if not any("ForImageClassification" in name for name in config.architectures or ()):
         return None
     model = AutoModelForImageClassification.from_pretrained(place).eval()
-    processor, exclusive = processor_of(place), config.problem_type != "multi_label_classification"
+    processor, regression = processor_of(place), config.problem_type == "regression"
+    exclusive = config.problem_type not in ("multi_label_classification", "regression")
     labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
 
     @torch.inference_mode()
@@ -147,10 +160,19 @@ def own_head(place: str) -> Head | None:
         for start in range(0, len(images), 16):
             batch = processor(list(images[start : start + 16]), return_tensors="pt", input_data_format="channels_last")
             logits = model(**batch).logits.float()
-            found.append((logits.softmax(-1) if exclusive else logits.sigmoid()).numpy())
+            found.append((logits if regression else logits.softmax(-1) if exclusive else logits.sigmoid()).numpy())
         return np.concatenate(found)
 
-    return Head(labels, "The classifier that this model was published with.", exclusive, probabilities)
+    note = "The regression that this model was published with, in the units that it was trained with."
+    note = note if regression else "The classifier that this model was published with."
+    return Head(labels, note, exclusive, probabilities, regression=regression)
+
+
+def hidden_head(place: str) -> str:
+    """A sentence on a head that the page has no view for, "" of a model without one."""
+    architectures = AutoConfig.from_pretrained(place).architectures or ()
+    segments = any("ForSemanticSegmentation" in name for name in architectures)
+    return "This model segments; its masks are not shown here. " if segments else ""
 
 
 # ---------------------------------------------------------------- simulated cases
@@ -179,11 +201,12 @@ def unit(features: np.ndarray) -> np.ndarray:
     return features / np.linalg.norm(features, axis=-1, keepdims=True).clip(1e-12)
 
 
-def simulated_head(simulated: Simulated, encoder: FrozenEncoder) -> Head:
+def simulated_head(simulated: Simulated, encoder: FrozenEncoder, before: str = "") -> Head:
+    """`before`: sentences that stand in front of the note."""
     edge = simulated.edge()
     return Head(
         list(ORGANS),
-        "A linear layer on frozen features, fitted to simulated organs when the app started. It has seen no real image.",
+        f"{before}A linear layer on frozen features, fitted to simulated organs when the app started. It has seen no real image.",
         True,
         lambda images: simulated.probe.predict(embed(encoder, images))[0],
         lambda images: bool(simulated.cosines(embed(encoder, images)).max(1).mean() < edge),
@@ -275,7 +298,13 @@ def index_cases(place: str, encoder: FrozenEncoder, folder: Path) -> tuple[Calla
     Raises:
         ValueError: features of another encoder. FileNotFoundError: no features there.
     """
-    meta = read_meta(folder)
+    try:
+        meta = read_meta(folder)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"--index {folder}: no features were written there. Make them: "
+            f"python recipes/embed.py --encoder {place} --dataset DATA --output_dir {folder}"
+        ) from None
     if meta["kind"] != "pooled":
         raise ValueError(f"--index {folder} holds features of kind {meta['kind']!r}; write it with --kind pooled.")
     if meta["encoder_fingerprint"] != encoder.fingerprint:  # in another number format, or at another size
@@ -292,12 +321,28 @@ def index_cases(place: str, encoder: FrozenEncoder, folder: Path) -> tuple[Calla
     except (ValueError, OSError):
         corpus = None  # its images are elsewhere: the cases have names, and no pictures
 
+    classes = holds_classes(meta["dataset"])
+
     def search(frames: Sequence[np.ndarray]) -> list[Case]:
         found = []
         for line in nearest(folder, embed(encoder, frames).mean(0), NEAREST):
             picture = None if corpus is None else np.asarray(corpus.pixels(line["row"])).transpose(1, 2, 0)
-            label = line.get("organ") or line.get("label") or f"case {line['row'] + 1}"
-            found.append(Case(picture, str(label), line["similarity"]))
+            found.append(Case(picture, label_of(line, classes), line["similarity"]))
         return found
 
     return search, f"Out of the {meta['images']:,} images of the index that this app was started with."
+
+
+def holds_classes(dataset: dict) -> bool:
+    """Whether the folders of an index's images are classes. In `train/CLASS/*` they are; others may be called after patients."""
+    root = Path(dataset["name"])
+    return (root / dataset["split"]).is_dir() or side_of(root.name) is not None
+
+
+def label_of(line: dict, classes: bool) -> str:
+    """What is told of a case: what the corpus says, the class or the organ that its folder is called after, else its number."""
+    told = next((line[key] for key in ("label", "organ") if line.get(key) not in (None, "", "unknown")), None)
+    path = line["id"].split("/")
+    folder = path[0] if len(path) > 1 else ""
+    organ = find_organ(folder)
+    return str(told or (folder if classes else "" if organ == "unknown" else organ) or f"case {line['row'] + 1}")

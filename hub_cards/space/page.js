@@ -53,6 +53,7 @@
   }
 
   function fail(text) {
+    if (request) request.abort(); // an answer that is under way must not stand beside the error
     stop();
     say("");
     frames = [];
@@ -93,7 +94,7 @@
       const [label, bar, share] = rows[i].children;
       label.textContent = answer.label;
       bar.firstElementChild.style.width = `${100 * answer.share}%`;
-      share.textContent = `${Math.round(100 * answer.share)}%`;
+      share.textContent = answer.text;
     });
   }
 
@@ -124,6 +125,7 @@
     const frame = frames[shown];
     if (!frame) return;
     const pictures = await Promise.all([frame.seen, frame.tokens, frame.attention].map(load));
+    const values = Boolean(document.querySelector(".u-values"));
     const tall = Math.round(460 * Math.min(Math.max(pictures[0].height / pictures[0].width, 0.5), 1.3));
     const side = 460, gap = 20, width = 3 * side + 4 * gap, bar = width - 2 * gap - 280, answers = frame.answers.slice(0, 4);
     const height = 118 + tall + 34 + Math.max(answers.length, 1) * 30 + 56;
@@ -151,11 +153,11 @@
     answers.forEach((answer, i) => {
       const y = 108 + tall + 40 + i * 30;
       text(answer.label, gap, y, "18px", "#14222a");
-      draw.fillStyle = "#dbe2e5";
+      draw.fillStyle = values ? "#ffffff" : "#dbe2e5";
       draw.fillRect(gap + 210, y - 13, bar, 13);
       draw.fillStyle = strange ? "#8b979e" : "#0b7a6c";
       draw.fillRect(gap + 210, y - 13, bar * answer.share, 13);
-      text(`${Math.round(100 * answer.share)}%`, width - gap, y, "600 18px", "#14222a", "right");
+      text(answer.text, width - gap, y, "600 18px", "#14222a", "right");
     });
     const which = frames.length > 1 ? `, ${frame.name}` : "";
     text(`Model: ${model}${which}${strange ? ". Unlike all that the answers were learnt from: they mean little." : ""}`, gap, height - 20, "16px", "#50626c");

@@ -53,12 +53,17 @@ def answer_of(look: Look, onlooker: Onlooker) -> dict:
 
 
 def answers(look: Look, frame: int) -> list[dict]:
-    """The likeliest answers to a frame, most likely first."""
+    """The likeliest answers to a frame, most likely first; of a regression all of them. `share` is the length of a bar."""
     if look.probabilities is None:
         return []
     row = look.probabilities[frame]
-    best = np.argsort(-row, kind="stable")[:SHOWN_ANSWERS]
-    return [{"label": look.labels[i].replace("_", " "), "share": round(float(row[i]), 4)} for i in best]
+    if look.regression:
+        best, shares = range(len(row)), [0.0] * len(row)
+        texts = [np.format_float_positional(v, 4, fractional=False, trim="-") for v in row]
+    else:
+        best, shares = np.argsort(-row, kind="stable")[:SHOWN_ANSWERS], [round(float(v), 4) for v in row]
+        texts = [f"{share:.0%}" for share in shares]
+    return [{"label": look.labels[i].replace("_", " "), "share": shares[i], "text": texts[i]} for i in best]
 
 
 def unit_of(scan: Scan) -> str:
@@ -95,7 +100,7 @@ def summary_html(look: Look, several: bool) -> str:
     what = "No scan region was found" if not scan.polygon else f"Scan region: {SHAPES[scan.geometry]}"
     if look.strange:
         what += ". This scan is unlike all that the answers were learnt from: they mean little"
-    elif look.probabilities is not None:
+    elif look.probabilities is not None and not look.regression:
         mean = look.probabilities.mean(0)
         best = int(mean.argmax())
         said = f"{look.labels[best].replace('_', ' ')}, {mean[best]:.0%}{' over all frames' if several else ''}"
@@ -190,11 +195,11 @@ def answers_html(look: Look, onlooker: Onlooker, first: dict, several: bool) -> 
             "<section class='u-card'><h3>Organ</h3><p class='u-faint'>This model has no head that names what is shown."
             "</p></section>"
         )
-    title = "Organ" if onlooker.head.exclusive else "Findings"
+    title = onlooker.head.title
     now = f" <span class='u-faint' data-frame-name>{escape(first['name'])}</span>" if several else ""
     rows = "".join(
         f"<li><span class='u-label'>{escape(a['label'])}</span><span class='u-bar'><span style='width:{100 * a['share']:.1f}%'>"
-        f"</span></span><span class='u-share'>{a['share']:.0%}</span></li>"
+        f"</span></span><span class='u-share'>{escape(a['text'])}</span></li>"
         for a in first["answers"]
     )
     faded = " u-strange" if look.strange else ""
@@ -203,7 +208,7 @@ def answers_html(look: Look, onlooker: Onlooker, first: dict, several: bool) -> 
     )
     return (
         f"<section class='u-card{faded}' aria-labelledby='u-answers-title'><h3 id='u-answers-title'>{title}{now}</h3>"
-        f"<ol class='u-answers' id='u-answers'>{rows}</ol>{warn}"
+        f"<ol class='u-answers{' u-values' if look.regression else ''}' id='u-answers'>{rows}</ol>{warn}"
         f"<p class='u-faint'>{escape(onlooker.head.note)} Not for clinical use.</p></section>"
     )
 

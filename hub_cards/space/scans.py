@@ -26,6 +26,7 @@ MAX_UPLOAD_MB = 128
 MAX_FRAMES = 32
 STILL_SIDE, LOOP_SIDE = 1024, 640  # longest side of what is shown, in pixels
 READ_SECONDS = 45
+MAX_FRAME_RATE = 10_000  # frames a second; what declares more is damaged (`deidentify` has the same limit)
 LAYOUT_FRAMES = 16  # of a loop tell where its scan region is
 # What to do about it, where there is something.
 ADVICE = {
@@ -97,7 +98,7 @@ def scan_of(data: bytes) -> Scan:
         total=source.num_frames,
         kind=source.kind,
         is_loop=source.is_loop,
-        frame_rate=source.frame_rate,
+        frame_rate=source.frame_rate if source.frame_rate and 0 < source.frame_rate < MAX_FRAME_RATE else None,
         polygon=view.polygon if view else (),
         geometry=view.geometry if view else "unknown",
         found_by=view.found_by if view else "",

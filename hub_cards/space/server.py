@@ -7,7 +7,9 @@ without a name, and they stay in memory until they are answered; Gradio's addres
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import socket
 from pathlib import Path
 
 import gradio as gr
@@ -83,6 +85,8 @@ class Desk:
                 return refused("There is no such example.", 404)
             data = await read_body(request) if key is None else self.examples[key].data
             async with self.turn:
+                if key is None and await request.is_disconnected():  # another file was dropped meanwhile
+                    return Response(status_code=499)
                 answer = await run_in_threadpool(self.look, data)
             if key is not None:
                 self.answers[key] = answer
@@ -134,13 +138,15 @@ async def read_body(request: Request) -> bytes:
 # ---------------------------------------------------------------- the page
 
 
-def build_page(onlooker: Onlooker, examples: dict[str, Example]) -> gr.Blocks:
+def build_page(onlooker: Onlooker, examples: dict[str, Example], local: bool) -> gr.Blocks:
     with gr.Blocks(title="URFM: what an ultrasound model sees", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(frame_html(onlooker.name, examples), js_on_load=None, apply_default_css=False, elem_id="urfm")
+        gr.HTML(frame_html(onlooker.name, examples, local), js_on_load=None, apply_default_css=False, elem_id="urfm")
     return page
 
 
-def build_app(onlooker: Onlooker, reader: ScanReader, examples: dict[str, Example]) -> FastAPI:
+def build_app(onlooker: Onlooker, reader: ScanReader, examples: dict[str, Example], local: bool = True) -> FastAPI:
+    """`local`: it is served to this machine alone; else the page says that what is dropped travels."""
+
     @contextlib.asynccontextmanager
     async def lifespan(_):
         yield
@@ -152,7 +158,7 @@ def build_app(onlooker: Onlooker, reader: ScanReader, examples: dict[str, Exampl
                            font_mono=["ui-monospace", "monospace"])  # fmt: skip
     head = f"<style>{(HERE / 'page.css').read_text()}</style><script>{(HERE / 'page.js').read_text()}</script>"
     app = gr.mount_gradio_app(
-        app, build_page(onlooker, examples), path="/", theme=theme, head=head, footer_links=[], run_history=False,
+        app, build_page(onlooker, examples, local), path="/", theme=theme, head=head, footer_links=[], run_history=False,
         ssr_mode=False, show_error=False, enable_monitoring=False, pwa=False, mcp_server=False, max_file_size=1,
         favicon_path=str(HERE / "icon.svg"),
     )  # fmt: skip
@@ -160,13 +166,14 @@ def build_app(onlooker: Onlooker, reader: ScanReader, examples: dict[str, Exampl
     return app
 
 
-def serve(onlooker: Onlooker, host: str, port: int) -> None:
-    """Until it is stopped."""
+def serve(onlooker: Onlooker, where: socket.socket) -> None:
+    """Until it is stopped. `where`: bound, and not yet listening."""
     reader, examples = ScanReader(), load_examples()
     reader(next(iter(examples.values())).data)  # its process takes seconds to start, which nobody should wait for
-    app = build_app(onlooker, reader, examples)
-    shown = "127.0.0.1" if host == "0.0.0.0" else host
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    host, port = where.getsockname()[:2]
+    app = build_app(onlooker, reader, examples, local=ipaddress.ip_address(host).is_loopback)
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     server = uvicorn.Server(config)
     print(f"Open http://{shown}:{port} in a browser. Ctrl-C ends it.", flush=True)
-    server.run()
+    server.run(sockets=[where])

@@ -24,7 +24,7 @@ class Look:
     Attributes:
         scan: what was read. tokens, attention: pictures of its frames' scan region, with what their colours mean.
         labels: answers of the head. probabilities: (N, labels), a row a frame; None of a model without head.
-        strange: the head knows nothing like it. cases: the nearest ones, nearest first.
+        regression: they are values. strange: the head knows nothing like it. cases: the nearest ones, nearest first.
     """
 
     scan: Scan
@@ -34,6 +34,7 @@ class Look:
     probabilities: np.ndarray | None
     strange: bool
     cases: list[Case]
+    regression: bool = False
 
 
 def look_at(scan: Scan, onlooker: Onlooker) -> Look:
@@ -50,6 +51,7 @@ def look_at(scan: Scan, onlooker: Onlooker) -> Look:
         probabilities=head.probabilities(frames) if head else None,
         strange=bool(head and head.strange(frames)),
         cases=onlooker.cases(frames),
+        regression=bool(head and head.regression),
     )
 
 

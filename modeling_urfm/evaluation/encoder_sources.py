@@ -15,7 +15,7 @@ from torch import nn
 
 from ..configuration_urfm import nearest_name
 from ..image_processing_urfm import URFMImageProcessor
-from ..modeling_urfm import URFMModel
+from ..modeling_urfm import URFMModel  # whose from_pretrained reads adapters, too
 from .preparation import Preparation, ProcessorPreparation, preparation_of
 
 
@@ -39,83 +39,34 @@ class UrfmTower(nn.Module):
 def load_urfm(source: str, pretrained: bool, image_size: int | None, processor: str | None):
     """A URFM encoder, whatever head its checkpoint carries, or a peft adapter merged into it."""
     from transformers import AutoConfig
+    from transformers.utils import find_adapter_config_file
 
     _check_place(source)
-    folder = _adapter_folder(source)
-    if folder is not None:
-        model, base = _merged_adapter(source, folder)
-        places = [str(folder), base]
-    else:
+    adapter = pretrained and _read(find_adapter_config_file, source) is not None
+    if not adapter:  # which may come without a config, as it has its base's
         config = _read(AutoConfig.from_pretrained, source)
         if config.model_type != "urfm":
             raise ValueError(f"--encoder {source} is a {config.model_type!r} model: name it transformers:{source}.")
-        model = _load_urfm_model(source, config) if pretrained else URFMModel(config)
-        places = [source]
-    return UrfmTower(model), prepared(places, processor, image_size, URFMImageProcessor)
+    if not pretrained:
+        return UrfmTower(URFMModel(config)), prepared([source], processor, image_size, URFMImageProcessor)
+    model = _read(URFMModel.from_pretrained, source, dtype=torch.float32)
+    places = [source, model.name_or_path] if adapter else [source]
+    return UrfmTower(_merged(model)), prepared(places, processor, image_size, URFMImageProcessor)
 
 
-def _load_urfm_model(source: str, config, **options) -> URFMModel:
-    model, report = _read(
-        URFMModel.from_pretrained, source, config=config, dtype=torch.float32, output_loading_info=True, **options
-    )
-    _check_missing(source, model, report["missing_keys"])
+def _merged(model: URFMModel) -> URFMModel:
+    """The layers of an adapter, where there are any, merged into the encoder's own."""
+    if getattr(model, "peft_config", None):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils import ModulesToSaveWrapper
+
+        for path, module in list(model.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+                model.set_submodule(path, module.get_base_layer())
+            elif isinstance(module, ModulesToSaveWrapper):
+                model.set_submodule(path, module.modules_to_save[module.active_adapter])
     return model
-
-
-def _adapter_folder(source: str) -> Path | None:
-    """The folder with an adapter's files: the one that was named, or the cached one of its repository. None: no adapter."""
-    from transformers.utils import cached_file, find_adapter_config_file
-
-    file = _read(find_adapter_config_file, source)
-    if file is None:
-        return None
-    folder = Path(file).parent
-    if not Path(source).is_dir():  # from the same commit
-        for name in ("adapter_model.safetensors", "preprocessor_config.json"):
-            _read(cached_file, source, filename=name, revision=folder.name)
-    return folder
-
-
-def _merged_adapter(source: str, folder: Path) -> tuple[URFMModel, str]:
-    """The encoder that an adapter changes, changed; and where it was named. The adapter's head is left behind."""
-    try:
-        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-        from peft.utils import load_peft_weights
-    except ImportError as error:
-        raise ValueError(
-            f"{source} holds an adapter, which needs peft: pip install 'urfm[train]' ({error})."
-        ) from error
-    from transformers import AutoConfig
-
-    settings = PeftConfig.from_pretrained(folder)
-    base = settings.base_model_name_or_path
-    if base and not Path(base).is_dir() and (folder / Path(base).name).is_dir():
-        base = str(folder / Path(base).name)  # a base that was moved along with its adapter
-    if not base or (Path(base).is_absolute() or base.startswith(".")) and not Path(base).exists():
-        raise FileNotFoundError(
-            f"{source} is an adapter of {base!r}, which is not there. Put the encoder there, or write its place into "
-            f"base_model_name_or_path of its adapter_config.json."
-        )
-    options = {"revision": settings.revision} if settings.revision else {}
-    model = _load_urfm_model(base, _read(AutoConfig.from_pretrained, base, **options), **options)
-    # Trained under a head, `urfm.layers...`; here the encoder stands alone, `layers...`. Heads go.
-    settings.modules_to_save, settings.task_type, settings.inference_mode = None, None, True
-    weights = load_peft_weights(folder, device="cpu")
-    prefix = "base_model.model."
-    mine = {
-        prefix + key.removeprefix(prefix).removeprefix("urfm."): value
-        for key, value in weights.items()
-        if key.removeprefix(prefix).startswith(("urfm.", "layers.", "embeddings.", "layernorm."))
-    }
-    if not mine:
-        raise ValueError(
-            f"{source} holds an adapter that changes nothing in the encoder: {', '.join(list(weights)[:3])}."
-        )
-    adapted = get_peft_model(model, settings)
-    unexpected = set_peft_model_state_dict(adapted, mine).unexpected_keys
-    if unexpected:
-        raise ValueError(f"{source} does not fit the encoder {base}: {', '.join(unexpected[:3])} ...")
-    return adapted.merge_and_unload(), base
 
 
 # ---------------------------------------------------------------- transformers

@@ -18,11 +18,13 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from torch import nn
 from transformers.models.auto import auto_factory
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -34,6 +36,8 @@ from ..modeling_urfm import URFMForImageClassification, URFMPreTrainedModel
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+PREFIX = "base_model.model."  # of every weight in an adapter's file
+OF_THE_ENCODER = ("embeddings.", "layers.", "layernorm.")
 ATTENTIVE = "URFMAttentiveForImageClassification"
 # What holds for the adapter's repository and its base's alike; `revision` and `subfolder` are of one.
 HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token")
@@ -106,7 +110,6 @@ class _WhenLoaded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, fullname, path=None, target=None):
         if fullname != self.name:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
             self.loader, spec.loader = spec.loader, self
@@ -117,6 +120,7 @@ class _WhenLoaded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader
+        sys.meta_path.remove(self)  # not before: whoever only looks for the module does not import it
         self.loader.exec_module(module)
         self.action(module)
 
@@ -212,6 +216,8 @@ def _find(name: str, kwargs: dict) -> _Adapter | None:
 
 def _with_adapter(plain, cls, name: str, adapter: _Adapter, args: tuple, kwargs: dict):
     """The adapter's base by `plain`, and the adapter put into it."""
+    from peft import load_peft_weights
+
     kwargs = {key: value for key, value in kwargs.items() if key not in ("adapter_kwargs", "subfolder")}
     adapter_name = kwargs.pop("adapter_name", None) or "default"
     of_the_base = name != adapter.name and kwargs.get("config")  # what an Auto class read there
@@ -225,8 +231,11 @@ def _with_adapter(plain, cls, name: str, adapter: _Adapter, args: tuple, kwargs:
         kwargs.pop("revision", None)  # which was the adapter's
         if settings.get("revision"):
             kwargs["revision"] = settings["revision"]
-    with _head_comes_with_the_adapter(cls):
-        loaded = plain(cls, name, *args, **kwargs)
+    with _not_missed(cls, [key.removeprefix(PREFIX) for key in load_peft_weights(adapter.folder, "cpu")]):
+        try:
+            loaded = plain(cls, name, *args, **kwargs)
+        except OSError as error:
+            raise OSError(f"{adapter.name} is an adapter of {name}, which can't be had: {error}") from error
     _attach(loaded[0] if isinstance(loaded, tuple) else loaded, adapter, adapter_name)
     return loaded
 
@@ -235,32 +244,42 @@ def _attach(model: URFMPreTrainedModel, adapter: _Adapter, name: str, trainable:
     """Put the adapter's weights and head into `model`, and switch it to inference unless it is to be trained on."""
     from peft import PeftConfig, inject_adapter_in_model, load_peft_weights, set_peft_model_state_dict
 
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"{adapter.name} can't be put into weights that are offloaded to the disk or the CPU: load it without offloading, "
+            "or merge it into its base first (PeftModel.from_pretrained(base, adapter).merge_and_unload())."
+        )
     config = PeftConfig.from_pretrained(adapter.folder)
     config.inference_mode = not trainable
-    prefix = "base_model.model."
-    weights = {key.removeprefix(prefix): value for key, value in load_peft_weights(adapter.folder, "cpu").items()}
-    if not hasattr(model, "urfm"):  # the encoder alone: heads stay behind
-        start = f"{model.base_model_prefix}."
-        # An adapter that was trained on the encoder alone has its own names.
-        of_a_head = any(key.startswith(start) for key in weights)
-        weights = {
-            key.removeprefix(start): value for key, value in weights.items() if key.startswith(start) or not of_a_head
-        }
-        config.modules_to_save = None
-    inject_adapter_in_model(config, model, name)
+    weights = {key.removeprefix(PREFIX): value for key, value in load_peft_weights(adapter.folder, "cpu").items()}
+    start = f"{model.base_model_prefix}."
+    under_a_head = any(key.startswith(start) for key in weights)
+    adapted = model
+    if under_a_head and not hasattr(model, "urfm"):  # the encoder alone: heads stay behind
+        weights = {key: value for key, value in weights.items() if key.startswith(start)}
+        adapted = nn.Module()  # in which the encoder has the place, and its modules the names, that the adapter knows
+        adapted.config, adapted.urfm = model.config, model
+    elif hasattr(model, "urfm") and any(key.startswith(OF_THE_ENCODER) for key in weights):  # trained on it alone
+        adapted = model.urfm
+    if hasattr(model, "peft_config"):
+        adapted.peft_config = model.peft_config
+    before = set(adapted.state_dict())
+    inject_adapter_in_model(config, adapted, name)
     try:
-        left = set_peft_model_state_dict(model, weights, adapter_name=name)
+        left = set_peft_model_state_dict(adapted, weights, adapter_name=name)
     except RuntimeError as error:  # a size that differs, of the head if the adapter came without its config
         raise ValueError(
             f"{adapter.name} does not fit {type(model).__name__} with num_labels={model.config.num_labels}: "
             f"{str(error).strip().splitlines()[-1].strip()} Pass num_labels as it was trained with."
         ) from error
-    lacking = [key for key in left.missing_keys if f".{name}" in key]
+    wrapped = (".base_layer.", ".original_module.")  # the model's own weights, under their new names
+    lacking = [key for key in left.missing_keys if key not in before and not any(part in key for part in wrapped)]
     if left.unexpected_keys or lacking:
         raise ValueError(
             f"{adapter.name} does not fit {type(model).__name__}: unknown weights {left.unexpected_keys[:3]}, missing "
             f"{lacking[:3]}."
         )
+    model.peft_config = adapted.peft_config
     model._hf_peft_config_loaded = True
     if not trainable:
         model.requires_grad_(False).eval()
@@ -275,7 +294,8 @@ def _base_of(adapter: _Adapter, base: str | None) -> str:
     beside = adapter.folder / Path(base).name
     if not Path(base).is_dir() and beside.is_dir():
         return str(beside)  # a base that was moved along with its adapter
-    if Path(base).is_absolute() and not Path(base).is_dir():
+    a_path = Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") > 1
+    if a_path and not Path(base).is_dir():
         raise FileNotFoundError(
             f"{adapter.name}/{ADAPTER_CONFIG}: the base model {base} is not there. Set base_model_name_or_path to where it "
             f"lies now, or load the base and call PeftModel.from_pretrained(base, {adapter.name!r})."
@@ -297,10 +317,10 @@ def _architectures(name: str, kwargs: dict) -> list[str]:
 
 
 @contextlib.contextmanager
-def _head_comes_with_the_adapter(cls):
-    """No report that the base lacks the head: the adapter brings it."""
+def _not_missed(cls, keys: list[str]):
+    """No report that the base lacks the weights that the adapter brings: of a head, say."""
     before = cls._keys_to_ignore_on_load_missing
-    cls._keys_to_ignore_on_load_missing = [*(before or []), r"^classifier\.", r"^decode_head\."]
+    cls._keys_to_ignore_on_load_missing = [*(before or []), *(f"^{re.escape(key)}$" for key in keys)]
     try:
         yield
     finally:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from jinja2 import TemplateError
 
 from ..data.card import largest_first, markdown_cell, number, organ_name
 from . import provenance as provenance_module
 from . import scrub
+from .results import finite
 
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "hub_cards"
@@ -73,6 +75,7 @@ class Facts:
 def make_facts(results: dict, config: dict, provenance: dict | None = None, conversion: dict | None = None,
                adapter: dict | None = None, figures: list[str] | None = None) -> Facts:  # fmt: skip
     """`Facts` of contents as they lie in an output folder; this is where they are scrubbed."""
+    results, provenance, conversion = finite(results), finite(provenance), finite(conversion)  # NaN is "not measured"
     made_of = provenance_module.public_provenance(provenance) if provenance else {}
     settings = {**scrub.public_settings(config), **(made_of.get("training") or {})}
     return Facts(
@@ -146,7 +149,7 @@ def render(
         carbon_intensity: of the electricity, in g CO2 per kWh; only with it emissions are stated.
 
     Raises:
-        ValueError: a carbon intensity below 0.
+        ValueError: a carbon intensity below 0, or a record that is not of the form that the recipes write.
     """
     if carbon_intensity is not None and not 0 <= carbon_intensity < 5000:
         raise ValueError(f"carbon_intensity {carbon_intensity}: grams of CO2 per kWh, from 0 to 5000.")
@@ -154,21 +157,26 @@ def render(
     base = base_model or facts.base.get("name")
     tuned = kind in ("model", "adapter")
     used = template("adapter_card.md" if tuned else "model_card.md")
-    data = metadata(kind, name, facts, base_model=base_model, license=license, source_url=source_url,
-                    carbon_intensity=carbon_intensity)  # fmt: skip
     task = metrics.get("task")
     segments = task == "segmentation" or "Segmentation" in _architecture(facts)
-    card = ModelCard.from_template(
-        data, template_path=str(used), name=name, kind=kind, facts=facts, results=facts.results, metrics=metrics,
-        config=facts.config, provenance=facts.provenance, conversion=facts.conversion, adapter=facts.adapter,
-        figures=facts.figures, base=base, data=facts.data,
-        task=task, segments=segments, attentive="Attentive" in _architecture(facts),
-        auto_class="AutoModelForSemanticSegmentation" if segments else "AutoModelForImageClassification",
-        labels=labels_of(facts), headline=HEADLINES.get(task), scores=scores(metrics), licence=data.license,
-        source_url=_url(source_url or facts.conversion.get("source_url")), carbon_intensity=carbon_intensity,
-        kwh=energy_kwh(facts.provenance), emissions=data.get("co2_eq_emissions"), teacher=_teacher(facts.provenance),
-        cell=markdown_cell, number=number, largest_first=largest_first, organ_name=organ_name, data_name=data_name,
-    )  # fmt: skip
+    try:
+        data = metadata(kind, name, facts, base_model=base_model, license=license, source_url=source_url,
+                        carbon_intensity=carbon_intensity)  # fmt: skip
+        card = ModelCard.from_template(
+            data, template_path=str(used), name=name, kind=kind, facts=facts, results=facts.results, metrics=metrics,
+            config=facts.config, provenance=facts.provenance, conversion=facts.conversion, adapter=facts.adapter,
+            figures=facts.figures, base=base, data=facts.data,
+            task=task, segments=segments, attentive="Attentive" in _architecture(facts),
+            auto_class="AutoModelForSemanticSegmentation" if segments else "AutoModelForImageClassification",
+            labels=labels_of(facts), headline=HEADLINES.get(task), scores=scores(metrics), licence=data.license,
+            source_url=_url(source_url or facts.conversion.get("source_url")), carbon_intensity=carbon_intensity,
+            kwh=energy_kwh(facts.provenance), emissions=data.get("co2_eq_emissions"), teacher=_teacher(facts.provenance),
+            cell=markdown_cell, number=number, largest_first=largest_first, organ_name=organ_name, data_name=data_name,
+        )  # fmt: skip
+    except (TemplateError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"the card of {name} can't be filled: a file of the run is not as the recipes write it ({error})."
+        ) from error
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
@@ -224,9 +232,11 @@ def licence_of(facts: Facts, given: str | None) -> dict[str, str]:
     What was given counts, then what a conversion recorded. Weights that only data made here went into, or an adapter's, are
     under Apache 2.0 as those are; of all others nobody here knows.
     """
-    ours = bool(facts.data) and all(part["kind"] == "made" for part in facts.data) and (facts.adapter or not facts.base)
+    # Fine-tuned weights hold those of their base, of which older runs recorded nothing.
+    whole = not facts.adapter and (facts.base or (facts.results.get("metrics") or {}).get("method"))
+    ours = bool(facts.data) and all(part["kind"] == "made" for part in facts.data) and not whole
     named = given or facts.conversion.get("license") or ("apache-2.0" if ours else "unknown")
-    key = re.sub(r"[\s_]+", "-", named.strip().lower())
+    key = re.sub(r"[\s_]+", "-", str(named).strip().lower())
     if key in LICENCES:
         return {"license": key}
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", key).strip("-") or "see-the-card"}
@@ -296,5 +306,4 @@ def _is_interval(value: object) -> bool:
 
 
 def _url(text: object) -> str | None:
-    """An address that is safe in Markdown."""
-    return text if isinstance(text, str) and re.fullmatch(r"https?://[\w.~:/?#@!$&*+,;=%-]+", text) else None
+    return text if isinstance(text, str) and scrub.URL.fullmatch(text) else None

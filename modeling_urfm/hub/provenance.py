@@ -102,9 +102,29 @@ def data_facts(name: str, corpus, split: str | None, made_by: str | None = None)
         "fingerprint": corpus.fingerprint,
         "left_out": scrub.counts_by_reason(f"{file}: {reason}" for file, reason in corpus.left_out),
     }  # fmt: skip
+    if kind == "hub":
+        facts |= hub_facts(asked, corpus)
     if kind == "local" and (Path(asked) / "manifest.parquet").is_file() and (Path(asked) / "results.json").is_file():
         facts |= {"kind": "corpus", "corpus": corpus_facts(Path(asked))}
     return facts
+
+
+def hub_facts(name: str, corpus) -> dict:
+    """Of a data set of the Hub the commit that was read and, of a corpus of `recipes/prepare.py`, its summary."""
+    from huggingface_hub import hf_hub_download
+
+    # `datasets` says which commit it read in the name of its cache alone.
+    files = getattr(getattr(corpus, "table", None), "cache_files", None) or []
+    names = [part for file in files for part in Path(file["filename"]).parts if re.fullmatch("[0-9a-f]{40}", part)]
+    if not names:
+        return {"revision": None}
+    where = {"repo_id": name, "repo_type": "dataset", "revision": names[-1]}
+    try:
+        hf_hub_download(filename="manifest.parquet", **where)
+        folder = Path(hf_hub_download(filename="results.json", **where)).parent
+        return {"revision": names[-1], "corpus": corpus_facts(folder)}
+    except (OSError, ValueError, AttributeError):  # no corpus of ours, or the Hub can't be asked
+        return {"revision": names[-1]}
 
 
 def corpus_facts(folder: Path) -> dict:
@@ -247,7 +267,9 @@ def _public_data(part: dict) -> dict:
     if part.get("notes"):
         shown["notes"] = scrub.public_notes(part["notes"])
     corpus = part.get("corpus")
-    if kind == "corpus" and isinstance(corpus, dict):
+    if kind == "hub":
+        shown["revision"] = _hash(part.get("revision"))
+    if kind in ("corpus", "hub") and isinstance(corpus, dict):
         counts = {name: _counts(corpus.get(name)) for name in (*COUNTED, "patients_by_organ")}
         shown["corpus"] = {
             "manifest_sha256": _hash(corpus.get("manifest_sha256")),

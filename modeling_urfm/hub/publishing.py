@@ -133,9 +133,9 @@ def _synchronise(api, publication, ours, private, tag, message, known: _Known, p
     if info is None:
         _create(api, publication, private, known)
         info = repository(api, **where)
-    elif not known.looked:
-        _check_visibility(publication, info, private)
     there = look(api, **where, info=info, ours=ours, progress=progress)
+    if info is not None and not known.looked and not known.created:
+        _check_visibility(publication, info, private, bool(there.changed))
     before = info.sha or None if info is not None else None
     if not known.looked:  # what the first look finds is what is sent, however many tries it takes
         known.looked, known.sent, known.removed = True, there.changed, there.stale
@@ -184,10 +184,10 @@ def _create(api: HfApi, publication: Publication, private: bool, known: _Known) 
     known.created = True
 
 
-def _check_visibility(publication: Publication, info, private: bool) -> None:
+def _check_visibility(publication: Publication, info, private: bool, sends: bool) -> None:
     """Images of patients never go to a public place by default; of other things it is said."""
     is_private = getattr(info, "private", None)
-    if private and is_private is False:
+    if private and is_private is False and sends:
         text = f"{publication.repo_id} is public already, and what is sent to it will be"
         if publication.kind == "corpus":
             raise PublishingError(f"{text}: say --public (private=False) if that is meant.")
@@ -226,7 +226,9 @@ def _tag(api: HfApi, publication: Publication, tag: str, commit: str) -> None:
         if status_of(error) != 409:
             raise
         tagged = repository(api, **where, revision=tag)
-        if tagged is None or tagged.sha != commit:  # made by somebody else in this very moment
+        if tagged is None:  # a conflict over something else: worth another try
+            raise
+        if tagged.sha != commit:  # made by somebody else in this very moment
             raise PublishingError(f"the tag {tag} was made by somebody else, for another commit.") from error
 
 

@@ -124,7 +124,7 @@ def explain(error: BaseException, repo_id: str, api: HfApi) -> str:
     if isinstance(error, PublishingError):
         return str(error)
     status, organisation = status_of(error), repo_id.split("/")[0]
-    if status == 401:
+    if status == 401 or (status == 403 and not api.token):
         known = "the token is not known there" if api.token else "there is no token"
         return f"{known} ({api.endpoint}): log in with `hf auth login`, or set HF_TOKEN. {_said(error)}"
     if status == 403:
@@ -147,4 +147,4 @@ def _whose_token(api: HfApi) -> str:
     try:
         return f"the token of {api.whoami()['name']}"
     except Exception:  # only for the message: whatever goes wrong here, the error to tell is another
-        return "your token" if api.token else "nobody's token"
+        return "your token"

@@ -41,15 +41,15 @@ def _version(name: str) -> str | None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write `content`, in one step. JSON has no NaN and no infinity: both become null."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def _finite(value):
+def finite(value):
     """`value` with numpy's numbers and arrays as plain ones, and None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return _finite(value.tolist())
+        return finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

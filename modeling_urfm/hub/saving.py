@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
@@ -154,7 +155,10 @@ def weight_files(folder: Path, stem: str = "model") -> list[Path]:
         return [single]
     if not index.is_file():
         raise ValueError(f"{folder} holds no {stem}.safetensors.")
-    files = [folder / Path(name).name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    try:
+        files = [folder / Path(name).name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weights: {error!r}") from error
     for path in files:
         if not path.is_file():
             raise ValueError(f"{index} names {path.name}, which is not there.")
@@ -174,7 +178,7 @@ def check_weights(source: Path, architecture: str | None, shapes: dict[str, list
     if cls is None:
         return
     with torch.device("meta"):
-        wanted = {key: list(value.shape) for key, value in cls(URFMConfig.from_pretrained(source)).state_dict().items()}
+        wanted = {key: list(value.shape) for key, value in cls(_config(source)).state_dict().items()}
     for what, keys in (("lacks", wanted.keys() - shapes.keys()), ("has the unknown", shapes.keys() - wanted.keys())):
         if keys:
             some = ", ".join(sorted(keys)[:3]) + (" ..." if len(keys) > 3 else "")
@@ -184,9 +188,16 @@ def check_weights(source: Path, architecture: str | None, shapes: dict[str, list
             raise ValueError(f"{source}: {key} has the shape {shapes[key]}, its config.json wants {shape}.")
 
 
+def _config(folder: Path) -> URFMConfig:
+    try:
+        return URFMConfig.from_pretrained(folder)
+    except StrictDataclassError as error:
+        raise ValueError(f"{folder}/config.json: {' '.join(str(error).split())}") from error
+
+
 def publish_config(source: Path, staging: Path, architecture: str | None, remote_code: bool) -> None:
     """`config.json` as it leaves: the fields that a URFM model has, of `architecture`, with `auto_map` for `remote_code`."""
-    config = URFMConfig.from_pretrained(source)
+    config = _config(source)
     known = {name for name in URFMConfig().to_dict() if name[0] != "_"} | {
         "id2label",
         "label2id",

@@ -27,6 +27,8 @@ KEY = re.compile(r"[a-z][A-Za-z0-9_@-]{0,47}")
 # Tables whose keys are the package's own; of all others a file may have brought the keys.
 TABLES = ("train", "validation", "test", "parity", "keys")
 NAMED = ("left_out", "unreadable", "files_beside", "notes", "dataset", "cases", "ids", "history", "names")
+# An address that is safe in Markdown.
+URL = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]+")
 VERSION = re.compile(r"\d[\w.+!-]{0,47}")
 DIGEST = re.compile(r"[0-9a-f]{8,64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -125,7 +127,7 @@ def public_conversion(content: dict) -> dict:
 
 def _may_be_told(name: str, value: str) -> bool:
     if name in ("source_url", "url"):
-        return bool(re.fullmatch(r"https?://[\w.~:/?#@!$&*+,;=%-]+", value))
+        return bool(URL.fullmatch(value))
     if name in (
         "source",
         "source_file",

@@ -7,30 +7,29 @@ sends nothing.
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jinja2 import TemplateError
+
 from ..configuration_urfm import nearest_name
 from ..flags import check_choice
 from . import cards, scrub
+from .publishing_errors import check_repo_id
 from .results import write_json
 from .saving import CODE_FILES, PROCESSOR_AUTO_MAP, add_auto_map, clean_png, publish_config, publish_weights
 
 
 KINDS = ("encoder", "pretraining", "model", "adapter", "corpus", "space")  # "model": a fine-tuned whole model
-FIGURES = (
-    "loss.png",
-    "targets.png",
-    "confusion.png",
-    "roc.png",
-    "reliability.png",
-    "regression.png",
-)  # no case in them
+# No case is in them.
+FIGURES = ("loss.png", "targets.png", "confusion.png", "roc.png", "reliability.png", "regression.png")
 PRIVATE_MARKER = ".urfm-private"  # as data.prepare leaves it
 ENCODERS = ("URFMModel", "URFMForPreTraining", "URFMBackbone")
 ATTENTIVE = "URFMAttentiveForImageClassification"
-TEXT = {".md", ".json", ".yaml", ".txt"}
+ARCHITECTURES = (*ENCODERS, "URFMForImageClassification", "URFMForSemanticSegmentation", ATTENTIVE)
+TEXT = {".md", ".json", ".yaml", ".txt", ".html"}
 SPACE_FILES = {".py", ".md", ".txt", ".html", ".css", ".js", ".svg"}
 
 
@@ -83,20 +82,28 @@ def stage(
     """
     source, staging = Path(source), Path(staging)
     if not source.is_dir():
-        near = nearest_name(source.name, [p.name for p in source.parent.glob("*/")]) if source.parent.is_dir() else None
-        raise StagingError(f"{source}: no such folder." + (f" Did you mean {near}?" if near else ""))
+        if source.exists():
+            raise StagingError(f"{source} is a file: the folder that a recipe left is published.")
+        beside = [p.name for p in source.parent.glob("*/")] if source.parent.is_dir() else []
+        near = f" Did you mean {source.parent / nearest_name(source.name, beside)}?" if beside else ""
+        raise StagingError(f"{source}: no such folder.{near}")
     _refuse_private(source)
-    if kind is None:
-        kind = kind_of(source)
+    kind = kind_of(source) if kind is None else kind
     check_choice("kind", kind, KINDS)
     staging.mkdir(parents=True, exist_ok=True)
     repo_type = {"corpus": "dataset", "space": "space"}.get(kind, "model")
     publication = Publication(repo_id, repo_type, kind)
     extra = {"license": license, "source_url": source_url, "carbon_intensity": carbon_intensity}
+    if model is not None and kind != "space":
+        raise StagingError(f"--model names the model of a Space; {source} is of the kind {kind}.")
     if kind == "corpus":
+        if given := [name for name, value in {**extra, "base_model": base_model}.items() if value is not None]:
+            raise StagingError(
+                f"--{given[0]} is of weights; the licence of a corpus is that of its sources (prepare.py)."
+            )
         _stage_corpus(source, staging, publication)
     elif kind == "space":
-        _stage_space(source, staging, publication, model, base_model, max_shard_size)
+        _stage_space(source, staging, publication, model, base_model, max_shard_size, extra)
     elif kind == "adapter":
         _stage_adapter(source, staging, publication, base_model, extra)
     else:
@@ -118,20 +125,20 @@ def kind_of(folder: Path) -> str:
         return "adapter"
     if (folder / "manifest.parquet").is_file() and (folder / "data").is_dir():
         return "corpus"
-    readme = folder / "README.md"
-    if (folder / "app.py").is_file() and readme.is_file() and "\nsdk:" in readme.read_text(encoding="utf-8"):
-        return "space"
+    if (folder / "app.py").is_file() and (folder / "README.md").is_file():
+        if "\nsdk:" in (folder / "README.md").read_text(encoding="utf-8", errors="replace"):
+            return "space"
+    if (folder / "export.json").is_file():
+        raise StagingError(
+            f"{folder} is an export of recipes/export.py, ready to be shared as it is: hf upload ORG/NAME {folder} --private"
+        )
     if (folder / "config.json").is_file():
-        config = _read(folder / "config.json")
-        if config.get("model_type") != "urfm":
-            raise StagingError(
-                f"{folder} is a model of type {config.get('model_type')!r}: convert it with recipes/convert.py."
-            )
+        config = _model_config(folder)
         if not list(folder.glob("model*.safetensors")):
             raise StagingError(
                 f"{folder} has a config.json but no model.safetensors: the run has not ended, or was moved."
             )
-        return "encoder" if (config.get("architectures") or ["URFMModel"])[0] in ENCODERS else "model"
+        return "encoder" if (_architecture(config, folder) or "URFMModel") in ENCODERS else "model"
     if checkpoints := sorted(p.name for p in folder.glob("checkpoint-*")):
         raise StagingError(
             f"{folder} holds checkpoints up to {checkpoints[-1]} but no model yet: the run must end first "
@@ -141,6 +148,26 @@ def kind_of(folder: Path) -> str:
         f"{folder} is nothing that is published: no config.json with weights (recipes/pretrain.py, finetune.py, convert.py), no "
         "adapter_config.json, no manifest.parquet with data/ (recipes/prepare.py), no app.py with a Space's README.md."
     )
+
+
+def _model_config(folder: Path) -> dict:
+    """The content of config.json; StagingError where it is of no URFM model."""
+    config = _read(folder / "config.json")
+    if "model_type" not in config and "architecture" in config:
+        raise StagingError(f"{folder} is a model of timm, to be shared as it is: hf upload ORG/NAME {folder} --private")
+    if config.get("model_type") != "urfm":
+        raise StagingError(f"{folder} is a model of type {config.get('model_type')!r}: recipes/convert.py converts it.")
+    return config
+
+
+def _architecture(config: dict, folder: Path) -> str | None:
+    """The class that the weights are of; None where config.json doesn't say."""
+    named = config.get("architectures")
+    if named in (None, []):
+        return None
+    if not isinstance(named, list) or named[0] not in ARCHITECTURES:
+        raise StagingError(f"{folder}/config.json: architectures {named!r}: none of {', '.join(ARCHITECTURES)}.")
+    return named[0]
 
 
 def _refuse_private(source: Path) -> None:
@@ -157,28 +184,25 @@ def _refuse_private(source: Path) -> None:
 
 
 def _stage_model(source, staging, publication, base_model, max_shard_size, extra) -> None:
-    config = _read(source / "config.json")
-    attentive = (config.get("architectures") or [None])[0] == ATTENTIVE
+    architecture = _architecture(_read(source / "config.json"), source)
+    attentive = architecture == ATTENTIVE
     if publication.kind == "encoder":
         architecture = "URFMModel"
     elif publication.kind == "pretraining":
         architecture = "URFMForPreTraining"
     else:
-        architecture = (config.get("architectures") or [""])[0]
-        if architecture in (*ENCODERS, ""):
+        if architecture in (*ENCODERS, None):
             raise StagingError(
                 f"{source} is no fine-tuned model (architectures: {architecture or 'none'}): kind 'encoder'."
             )
         if base_model is not None:
-            _check_id("base_model", base_model)
+            check_repo_id(base_model)
     publication.files |= publish_weights(source, staging, architecture, max_shard_size)
     publish_config(source, staging, architecture, remote_code=not attentive)
     publication.files["config.json"] = staging / "config.json"
     _stage_processor(source, staging, publication, remote_code=not attentive)
     if attentive:
-        publication.notes.append(
-            "its head is in the package alone: users need the package urfm, and the card says so"
-        )
+        publication.notes.append("its head is in the package alone: users need the package urfm, and the card says so")
     else:
         for module in CODE_FILES:
             name = Path(module.__file__).name
@@ -200,7 +224,8 @@ def _stage_adapter(source, staging, publication, base_model, extra) -> None:
             f"{source} was trained on the local folder {content.get('base_model_name_or_path')!r}, which others don't have: "
             "publish that first, then give its id with --base_model ORG/NAME."
         )
-    _check_id("base_model", base_model)
+    check_repo_id(base_model)
+    _model_config(source)
     kept = {}
     for name, value in content.items():
         if scrub.find_place(json.dumps(value)) is None and name not in ("base_model_name_or_path", "revision"):
@@ -238,8 +263,12 @@ def _stage_processor(source: Path, staging: Path, publication: Publication, remo
             f"{source} has no preprocessor_config.json: nobody would know how its images must be prepared. "
             "URFMImageProcessor(...).save_pretrained(folder) writes one."
         )
+    _read(source / path.name)
     known = set(URFMImageProcessor().to_dict()) | set(URFMImageProcessor.valid_kwargs.__annotations__)
-    URFMImageProcessor.from_pretrained(source).save_pretrained(staging)
+    try:
+        URFMImageProcessor.from_pretrained(source).save_pretrained(staging)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise StagingError(f"{source / path.name}: {error}") from error
     content = _read(path)
     write_json(path, {name: value for name, value in content.items() if name in known})
     if remote_code:
@@ -269,10 +298,7 @@ def _stage_records(source: Path, staging: Path, publication: Publication, base_m
         path.parent.mkdir()
         path.write_text(results, encoding="utf-8")
         publication.files[".eval_results/test.yaml"] = path
-    if (
-        cards.metadata(publication.kind, publication.repo_id, facts, base_model=base_model, **extra).license
-        == "unknown"
-    ):
+    if cards.licence_of(facts, extra["license"])["license"] == "unknown":
         publication.notes.append("the licence of the weights is unknown: give it with --license")
 
 
@@ -297,9 +323,12 @@ def _stage_corpus(source: Path, staging: Path, publication: Publication) -> None
     if (source / "corpus.html").is_file():
         publication.files["corpus.html"] = source / "corpus.html"
     results = _read(source / "results.json")
-    results["command"] = published_command(str(results.get("command", "")), results.get("settings", {}))
+    try:
+        results["command"] = published_command(str(results.get("command", "")), results.get("settings", {}))
+        card = data_card(cards.template("dataset_card.md"), results, publication.repo_id)
+    except (TemplateError, TypeError, AttributeError) as error:
+        raise StagingError(f"{source}/results.json is not as recipes/prepare.py writes it: {error}") from error
     write_json(staging / "results.json", results)
-    card = data_card(cards.template("dataset_card.md"), results, publication.repo_id)
     (staging / "README.md").write_text(card, encoding="utf-8")
     for name in ("results.json", "README.md"):
         publication.files[name] = staging / name
@@ -308,7 +337,7 @@ def _stage_corpus(source: Path, staging: Path, publication: Publication) -> None
     )
 
 
-def _stage_space(source, staging, publication, model, base_model, max_shard_size) -> None:
+def _stage_space(source, staging, publication, model, base_model, max_shard_size, extra) -> None:
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
         hidden = any(part.startswith((".", "_")) and part != "__init__.py" for part in name.parts)
@@ -325,7 +354,12 @@ def _stage_space(source, staging, publication, model, base_model, max_shard_size
         )
         return
     inner = stage(
-        Path(model), publication.repo_id, staging / "urfm", base_model=base_model, max_shard_size=max_shard_size
+        Path(model),
+        publication.repo_id,
+        staging / "urfm",
+        base_model=base_model,
+        max_shard_size=max_shard_size,
+        **extra,
     )
     if inner.repo_type != "model":
         raise StagingError(f"{model} is a {inner.kind}: the Space shows a model or an adapter.")
@@ -348,22 +382,12 @@ def _check(publication: Publication, source: Path) -> None:
     for name, path in publication.files.items():
         if path.suffix not in TEXT or name.startswith("modeling_urfm/"):
             continue
-        found = scrub.find_place(path.read_text(encoding="utf-8", errors="replace"), places)
+        text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text(encoding="utf-8", errors="replace"))  # pictures
+        found = scrub.find_place(text, places)
         if found:
             raise StagingError(
                 f"{name} would tell of {found!r}, a place on a machine: nothing leaves. Remove it and try again."
             )
-
-
-def _check_id(flag: str, value: str) -> None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(value)
-    except HFValidationError as error:
-        raise StagingError(f"{flag} {value!r} is no id of the Hub: {error}") from error
-    if value.count("/") != 1 or Path(value).is_absolute():
-        raise StagingError(f"{flag} {value!r} is no id of the Hub: ORG/NAME is wanted, not a folder.")
 
 
 def _read(path: Path) -> dict:

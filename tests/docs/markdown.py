@@ -2,6 +2,7 @@
 """The guides read as a checker reads them: code blocks, links, headings, commands."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -61,6 +62,14 @@ def guides() -> list[Path]:
     return [path for path in found if "{{ card_data }}" not in path.read_text() and "{%" not in path.read_text()]
 
 
+def text_of(path: Path) -> str:
+    """A guide's Markdown; of a notebook that of its text cells."""
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 def blocks(text: str) -> list[Block]:
     """Fenced code blocks of Markdown, in order."""
     found = []
@@ -77,9 +86,11 @@ def prose(text: str) -> str:
 
 
 def links(text: str) -> list[str]:
-    """Targets of the links and pictures of the prose."""
+    """Targets of the links and pictures of the prose, those in HTML too."""
     plain = re.sub(r"`[^`\n]*`", "", prose(text))
-    return re.findall(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)", plain)
+    return re.findall(r"<\w+ [^>]*?(?:src|href)=\"([^\"]+)\"", plain) + re.findall(
+        r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)", plain
+    )
 
 
 def anchors(text: str) -> set[str]:
@@ -96,8 +107,10 @@ def anchors(text: str) -> set[str]:
 
 
 def code_spans(text: str) -> list[str]:
-    """Inline code of the prose."""
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(text))
+    """Inline code of the prose, each on one line."""
+    paragraphs = re.split(r"\n\s*\n", prose(text))  # a lone backtick spoils no more than its paragraph
+    found = [span for paragraph in paragraphs for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", paragraph)]
+    return [" ".join(span.split()) for span in found]
 
 
 def commands(text: str, where: str) -> list[Command]:
@@ -155,9 +168,9 @@ def _without_comments(text: str) -> str:
 def commands_of(path: Path) -> list[Command]:
     """Every command that a file shows: of Markdown its shell blocks and inline code, of Python its docstring, of YAML its
     comments."""
-    text, name = path.read_text(), path.relative_to(ROOT).as_posix()
+    text, name = text_of(path), path.relative_to(ROOT).as_posix()
     found = []
-    if path.suffix == ".md":
+    if path.suffix in (".md", ".ipynb"):
         for block in blocks(text):
             if block.language in ("", "bash", "sh", "shell"):
                 found += commands(block.text, f"{name}:{block.line}")

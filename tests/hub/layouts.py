@@ -63,11 +63,15 @@ def prefixed(state: dict, prefix: str) -> dict:
     return {prefix + key: value for key, value in state.items()}
 
 
-def released_urfm(path: Path, sizes: dict = SMALL, name: str = "mae_vit_base_patch16_dec768d8b") -> tuple[dict, dict]:
-    """As URFM was released: averaged weights beside the last ones, under `module.`; `model` is a name. Returns both."""
-    ema, raw = (mae_encoder(sizes, seed) for seed in (0, 7))
+def released_urfm(path: Path, sizes: dict = SMALL, raw_seed: int = 7) -> tuple[dict, dict]:
+    """As URFM was released: averaged weights beside the last ones, under `module.`; `model` is a name. Returns both.
+
+    With `raw_seed` 0 both are the same tensors, and the file is half as large.
+    """
+    ema = mae_encoder(sizes, 0)
+    raw = mae_encoder(sizes, raw_seed) if raw_seed else ema
     content = {
-        "epoch": 1199, "model": name, "optimizer": {"state": {}, "param_groups": [{"lr": 0.0}]},
+        "epoch": 1199, "model": "mae_vit_base_patch16_dec768d8b", "optimizer": {"state": {}, "param_groups": [{"lr": 0.0}]},
         "state_dict": prefixed(raw | mae_decoder(sizes), "module."),
         "ema_state_dict": prefixed(ema | mae_decoder(sizes), "module."),
     }  # fmt: skip

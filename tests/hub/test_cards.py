@@ -148,6 +148,34 @@ def test_the_licence_is_the_given_one_then_the_recorded_one(given, recorded, par
     assert cards.licence_of(facts, given) == expected
 
 
+def test_a_fine_tuned_copy_of_a_base_that_nobody_recorded_has_no_licence_of_ours():
+    recorded = finetuned_results("full", LABELS)
+    recorded["metrics"]["dataset"] = "phantoms:organ"
+    old = cards.make_facts(recorded, CONFIG)
+    assert old.data and cards.licence_of(old, None) == {"license": "unknown"}
+
+
+def test_what_is_not_finite_was_not_measured():
+    nan = float("nan")
+    broken = results(knn_accuracy=nan, knn_accuracy_untrained=0.1, loss_last=nan)
+    text = cards.render("encoder", "acme/urfm", cards.make_facts(broken, CONFIG))
+    assert "nan" not in text.lower().split() and "k-nearest" not in text
+    half = results(knn_accuracy=0.5)
+    half["metrics"].pop("knn_accuracy_ci95", None)  # a figure without an interval is shown as it is
+    assert "phantoms: 50.0 %; the same" in cards.render("encoder", "acme/urfm", cards.make_facts(half, CONFIG))
+    wrong = {"layout": "timm", "parity": {"max_abs": "far"}}
+    with pytest.raises(ValueError, match="card of acme/urfm can't be filled"):
+        cards.render("encoder", "acme/urfm", cards.make_facts({}, CONFIG, conversion=wrong))
+
+
+def test_a_base_from_a_local_folder_is_not_said_to_be_the_published_file():
+    base = {"kind": "local", "name": None, "revision": None, "weights": "ab" * 32}
+    text = cards.render("adapter", "acme/m", tuned(made_of=finetuned_provenance(base=base)), base_model="acme/urfm")
+    assert "read from a local folder" in text and "ab" * 32 in text
+    base |= {"kind": "hub", "name": "acme/urfm"}
+    assert "read from a local" not in cards.render("adapter", "acme/m", tuned(made_of=finetuned_provenance(base=base)))
+
+
 def test_what_files_brought_stays_text():
     labels = ["<script>alert(1)</script>", "a|b\n# heading", "{{ 7 * 7 }}"]
     text = cards.render("adapter", "acme/lora", tuned(labels))

@@ -25,6 +25,7 @@ quantization = pytest.importorskip("torchao.quantization", reason="torchao is no
 Int8Tensor = quantization.Int8Tensor
 WEIGHTS = quantization.Int8WeightOnlyConfig()
 BOTH = quantization.Int8DynamicActivationInt8WeightConfig()
+pytestmark = pytest.mark.slow  # CI has torchao where it runs the marked tests
 
 
 @pytest.fixture(scope="module")

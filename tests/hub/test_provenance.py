@@ -77,6 +77,27 @@ def test_a_data_set_of_the_hub_and_one_made_here_are_named():
         assert provenance.data_facts(name, corpus, None)["name"] is None
 
 
+def test_a_corpus_of_the_hub_is_told_with_the_commit_that_was_read(clinic, monkeypatch):
+    commit, asked = "0123456789abcdef0123456789abcdef01234567", []
+
+    def download(repo_id, filename, **where):
+        asked.append((repo_id, where["repo_type"], where["revision"]))
+        return str(clinic / "corpus" / filename)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    corpus = Corpus("acme/scans", 0)
+    corpus.table = SimpleNamespace(
+        cache_files=[{"filename": f"/cache/acme___scans/default/0.0.0/{commit}/train.arrow"}]
+    )
+    facts = provenance.public_provenance({"data": [provenance.data_facts("acme/scans", corpus, "train")]})["data"][0]
+    assert (facts["kind"], facts["name"], facts["revision"]) == ("hub", "acme/scans", commit)
+    assert facts["corpus"]["by_licence"] and len(facts["corpus"]["manifest_sha256"]) == 64
+    assert set(asked) == {("acme/scans", "dataset", commit)}
+    monkeypatch.undo()  # and where the Hub can't be asked, the commit is known all the same
+    offline = provenance.data_facts("acme/scans", corpus, "train")
+    assert offline["revision"] == commit and "corpus" not in offline
+
+
 def test_the_weights_that_training_began_from_are_known_by_their_hash(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     facts = provenance.base_facts(str(tmp_path))

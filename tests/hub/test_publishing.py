@@ -104,6 +104,7 @@ def test_private_unless_asked_otherwise(quiet, make):
         assert HfApi().model_info(f"lab/{name}").private is private
     with pytest.raises(PublishingError, match="public already.*--public"):  # images never go there by default
         publish(make("lab/open", repo_type="model", kind="corpus", config=b"1"), progress=False)
+    publish(make("lab/open", repo_type="model", kind="corpus", config=b"{}"), progress=False)  # nothing is sent
 
 
 def test_weights_of_an_older_version_go_in_the_same_commit(quiet, make):
@@ -168,6 +169,7 @@ def test_other_kinds_have_their_own_places(quiet, make):
         {"path": "/commit/", "status": 409},
         {"path": "/tag/", "status": 502, "after": True},
         {"path": "/tag/", "cut_response": 10},
+        {"path": "/tag/", "status": 409},
     ],
 )
 def test_one_fault_is_survived(quiet, make, fault):

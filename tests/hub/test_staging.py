@@ -164,7 +164,7 @@ def test_an_adapter_names_its_base_on_the_hub_and_loads_on_it(made, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StagingError, match="--base_model ORG/NAME"):
         stage(made["adapter"], "acme/lora", tmp_path / "staging")
-    with pytest.raises(StagingError, match="no id of the Hub"):
+    with pytest.raises(ValueError, match="no id of a repository on the Hub"):
         stage(made["adapter"], "acme/lora", tmp_path / "staging", base_model=str(made["encoder"]))
     put(stage(made["encoder"], "acme/urfm", tmp_path / "e"), tmp_path / "acme" / "urfm")
     publication = stage(made["adapter"], "acme/lora", tmp_path / "a", base_model="acme/urfm")
@@ -249,6 +249,19 @@ def test_what_is_private_or_has_other_columns_is_refused(tmp_path):
         stage(folder / "data", "acme/corpus", tmp_path / "staging", kind="corpus")
     (folder / ".urfm-private").unlink()
 
+    picture = "data:image/png;base64,AA/tmp/BB+/home/CC"  # is no place
+    (folder / "corpus.html").write_text(f'<img src="{picture}">')
+    assert "corpus.html" in stage(folder, "acme/corpus", tmp_path / "whole").files
+    (folder / "corpus.html").write_text(f'<img src="{picture}"> of {PRIVATE}/1.png')
+    with pytest.raises(StagingError, match="corpus.html would tell of"):
+        stage(folder, "acme/corpus", tmp_path / "staging")
+    (folder / "corpus.html").unlink()
+    results = (folder / "results.json").read_text()
+    (folder / "results.json").write_text('{"metrics": {"splits": []}}')
+    with pytest.raises(StagingError, match="not as recipes/prepare.py writes it"):
+        stage(folder, "acme/corpus", tmp_path / "staging")
+    (folder / "results.json").write_text(results)
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -290,9 +303,13 @@ def test_a_space_takes_the_package_and_its_model_along(made, tmp_path):
 
 
 def test_what_it_is_not_is_said(made, copied, tmp_path):
-    with pytest.raises(StagingError, match="Did you mean urfm?"):
+    with pytest.raises(StagingError, match="Did you mean .*urfm[?]"):
         stage(made["encoder"].with_name("ufrm"), "acme/urfm", tmp_path / "s")
     (tmp_path / "empty").mkdir()
+    with pytest.raises(StagingError, match="other: no such folder.$"):
+        stage(tmp_path / "empty" / "other", "acme/urfm", tmp_path / "s")  # with nothing beside it
+    with pytest.raises(StagingError, match="is a file"):
+        stage(made["encoder"] / "config.json", "acme/urfm", tmp_path / "s")
     with pytest.raises(StagingError, match="nothing that is published"):
         kind_of(tmp_path / "empty")
     (tmp_path / "empty" / "checkpoint-7").mkdir()
@@ -304,9 +321,40 @@ def test_what_it_is_not_is_said(made, copied, tmp_path):
         stage(made["encoder"], "acme/urfm", tmp_path / "s", kind="model")
     with pytest.raises(ValueError, match="5GB or 500MB"):
         stage(made["encoder"], "acme/urfm", tmp_path / "s", max_shard_size="large")
+    with pytest.raises(StagingError, match="--model names the model of a Space"):
+        stage(made["encoder"], "acme/urfm", tmp_path / "s", model=made["encoder"])
+    with pytest.raises(StagingError, match="--license .*prepare.py"):
+        stage(write_corpus(tmp_path / "corpus"), "acme/c", tmp_path / "s", license="mit")
     folder = copied("encoder")
+    adapter = copied("adapter")
+    (adapter / "config.json").unlink()
+    with pytest.raises(StagingError, match="config.json can't be read"):
+        stage(adapter, "acme/a", tmp_path / "s", base_model="acme/urfm")
+    (folder / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(StagingError, match="preprocessor_config.json is no JSON object"):
+        stage(folder, "acme/urfm", tmp_path / "s")
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(StagingError, match="how its images must be prepared"):
+        stage(folder, "acme/urfm", tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {"model_type": "urfm", "architectures": "URFMModel"}, "architectures 'URFMModel': none of"),
+        ("config.json", {"model_type": "urfm", "architectures": ["Other"]}, "none of .*URFMForImageClassification"),
+        ("config.json", {"model_type": "urfm", "hidden_size": "wide"}, "config.json: .*'hidden_size' expected int"),
+        ("config.json", {"architecture": "vit_base_patch16_224"}, "model of timm.* hf upload"),
+        ("export.json", {}, "export of recipes/export.py.* hf upload ORG/NAME"),
+        ("model.safetensors.index.json", {"metadata": {}}, "is no index of weights"),
+    ],
+)
+def test_what_other_recipes_and_hands_left_is_said_in_a_line(copied, tmp_path, name, content, message):
+    folder = copied("encoder")
+    write_json(folder / name, content)
+    if "index" in name:
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(ValueError, match=message):
         stage(folder, "acme/urfm", tmp_path / "s")
 
 

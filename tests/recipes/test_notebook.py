@@ -37,6 +37,14 @@ def test_what_a_user_changes_is_in_the_first_two_lines():
     assert first[0].startswith("DICOM_FOLDER = ") and first[1].startswith("HUB_NAME = ")
 
 
+def as_excel_writes_it(table: Path) -> None:
+    """With semicolons, a mark at the start, Windows' paths, a further column, a row twice, one of no file, one without label."""
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    lines = ["file;label;birads", *(f"{file};{label};3".replace("/", "\\") for file, label in rows[1:])]
+    lines += [lines[2], "P9999\\1.dcm;benign;3", "P0001\\9.dcm;;"]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+
+
 @pytest.mark.slow
 def test_it_runs_from_dicom_files_to_an_adapter_that_loads_by_its_id(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
@@ -46,6 +54,7 @@ def test_it_runs_from_dicom_files_to_an_adapter_that_loads_by_its_id(tmp_path):
     save_model_folder(URFMForPreTraining(tiny_config()), processor, tmp_path / "urfm")
     folder = write_phantom_export(tmp_path / "my files", patients=40, images=1, image_size=96)
     shutil.copy(ultrasound_examples()[0], folder / "P0001")  # a real one, which the table doesn't name
+    as_excel_writes_it(folder / "labels.csv")
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     at = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
@@ -65,6 +74,7 @@ def test_it_runs_from_dicom_files_to_an_adapter_that_loads_by_its_id(tmp_path):
     said = "".join(
         str(output.get("text", "")) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     )
+    assert "1 files of labels.csv are not in the folder: ['P9999/1.dcm']" in said
     assert "Berg^Anna" in said and "macro_f1" in said and "the adapter says" in said
     assert any("clinic/lesion-lora" in path for path in written) and any("clinic/urfm-demo" in path for path in written)
     assert not any("corpus" in path or "labelled" in path for path in written)

@@ -1,6 +1,7 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
 """app.py: which model it takes, and what it says where there is none."""
 
+import socket
 import subprocess
 import sys
 
@@ -61,3 +62,23 @@ def test_in_a_clone_the_demo_is_trained(tmp_path, monkeypatch, capsys):
     code = 1
     with pytest.raises(FileNotFoundError, match="training failed"):
         app.find_model(None)
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["app.py", "--port", str(port)])
+        monkeypatch.setattr(app, "find_model", lambda named: pytest.fail("looked for a model first"))
+        with pytest.raises(
+            ValueError, match=rf"--port {port} can't be had: Address already in use. Another one: --port"
+        ):
+            app.main()
+    with app.bind("127.0.0.1", 0) as free:
+        assert free.getsockname()[1] > 0
+
+
+def test_other_scripts_keep_the_names_of_their_flags():
+    error = ValueError("--encoder urfm: no such folder. Or: python recipes/embed.py --encoder urfm")
+    assert app.in_our_words(error) == "--model urfm: no such folder. Or: python recipes/embed.py --encoder urfm"

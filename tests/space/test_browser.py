@@ -204,6 +204,22 @@ def test_a_bad_file_is_told_and_the_next_one_works(page, phantom, echo):
     assert not page.inner_text("#u-error") and page.locator("[role=alert]").count() == 1
 
 
+def test_an_error_is_not_overtaken_by_an_answer_that_was_under_way(page, echo):
+    upload(page, echo)
+    page.wait_for_selector("#u-result[aria-busy]")
+    upload(page, b"")
+    page.wait_for_timeout(2500)
+    assert page.get_by_role("alert").is_visible() and not page.locator(SHOWN).count()
+
+
+def test_narrow_pictures_keep_their_shape_under_the_outline(page, phantom):
+    tall = np.asarray(Image.fromarray(phantom).resize((40, 600)))
+    upload(page, image_bytes(tall))
+    page.wait_for_selector(SHOWN)
+    fit = page.evaluate("getComputedStyle(document.querySelector('img[data-view=scan]')).objectFit")
+    assert fit == "contain"  # as the outline over it, which an SVG fits so
+
+
 def test_by_keyboard_alone(page):
     page.keyboard.press("Tab")
     reached = []
@@ -261,6 +277,9 @@ def test_every_control_and_picture_has_a_name(page):
     assert not nameless
     levels = page.evaluate("[...document.querySelectorAll('.u-page :is(h1, h2, h3)')].map(e => Number(e.tagName[1]))")
     assert levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels[:-1], levels[1:]))
+    # Regions that are read out must be there before they say something; and there is one main part of the page.
+    hidden = "['u-status', 'u-error'].filter(id => getComputedStyle(document.getElementById(id)).display === 'none')"
+    assert not page.evaluate(hidden) and page.get_by_role("main").count() == 1
     assert page.evaluate("document.documentElement.lang") == "en" and "URFM" in page.title()
 
 
@@ -278,12 +297,35 @@ def test_narrow_screens(app, browser):
         assert 0 <= top < 844 and page.is_visible(".u-badge")
 
 
+# Contrast of every text that is seen with its ground, as it is drawn: opacity counts too (WCAG 2.2).
+PALE = """() => {
+  const light = c => { const f = c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+  const colour = text => { const m = text.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const over = (top, share, below) => [0, 1, 2].map(i => top[i] * share + below[i] * (1 - share));
+  const texts = [...document.querySelectorAll(".u-page *")].filter(e => e.getBoundingClientRect().width &&
+    [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  return texts.map(e => {
+    const chain = []; for (let n = e; n; n = n.parentElement) chain.unshift(getComputedStyle(n));
+    let ground = [255, 255, 255], opacity = 1;
+    for (const style of chain) {
+      const c = colour(style.backgroundColor); ground = over(c, c[3], ground); opacity *= style.opacity; }
+    const ink = colour(chain.at(-1).color);
+    const pair = [light(over(ink, ink[3] * opacity, ground)), light(ground)].sort((a, b) => b - a);
+    return [(pair[0] + 0.05) / (pair[1] + 0.05), e.textContent.slice(0, 40)];
+  }).filter(found => found[0] < 4.5); }"""
+
+
 @pytest.mark.parametrize("scheme, dark", [("light", False), ("dark", True)])
 def test_it_follows_the_browser_into_the_dark(app, browser, scheme, dark):
     with opened(app, browser, color_scheme=scheme, viewport={"width": 900, "height": 700}) as page:
+        page.click("[data-example=fetus]")
+        page.wait_for_selector(SHOWN)
+        page.mouse.move(0, 0)
         page.wait_for_timeout(300)
         pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
         assert (np.median(pixels) < 60) == dark
+        assert not page.evaluate(PALE)
 
 
 def test_nothing_of_an_upload_remains(app, page, phantom):

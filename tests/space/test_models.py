@@ -56,23 +56,37 @@ def test_no_home_to_write_to_is_no_reason_to_fail(onlooker, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "problem, exclusive", [("single_label_classification", True), ("multi_label_classification", False)]
+    "problem, exclusive, title",
+    [
+        ("single_label_classification", True, "Class"),
+        ("multi_label_classification", False, "Findings"),
+        ("regression", False, "Values"),
+    ],
 )
-def test_a_classifier_answers_with_its_own_labels(tmp_path, problem, exclusive):
+def test_a_classifier_answers_with_its_own_labels(tmp_path, problem, exclusive, title):
     torch.manual_seed(0)
     names = {0: "benign", 1: "malignant", 2: "normal"}
     config = tiny_config(num_labels=3, id2label=names, problem_type=problem)
     save_base(tmp_path)  # its processor
     URFMForImageClassification(config).save_pretrained(tmp_path)
     head = models.own_head(str(tmp_path))
-    assert head.labels == ["benign", "malignant", "normal"] and head.exclusive == exclusive
+    assert head.labels == ["benign", "malignant", "normal"] and (head.exclusive, head.title) == (exclusive, title)
     found = head.probabilities([models.case_image(1)])
     assert found.shape == (1, 3) and (abs(found.sum() - 1) < 1e-5) == exclusive
+    assert head.regression == (title == "Values") == (found.min() < 0)  # values, no shares
     assert not head.strange([models.case_image(1)])
 
 
-def test_an_encoder_has_no_head_of_its_own(tiny_folder):
-    assert models.own_head(str(tiny_folder)) is None
+def test_an_encoder_has_no_head_of_its_own(tiny_folder, onlooker):
+    assert models.own_head(str(tiny_folder)) is None and onlooker.head.title == "Organ"
+
+
+def test_a_segmentation_model_says_that_its_masks_are_not_shown(tmp_path, tiny_folder):
+    config = tiny_config(num_labels=2)
+    config.architectures = ["URFMForSemanticSegmentation"]
+    config.save_pretrained(tmp_path)
+    assert models.own_head(str(tmp_path)) is None and "masks are not shown" in models.hidden_head(str(tmp_path))
+    assert models.hidden_head(str(tiny_folder)) == ""
 
 
 def test_cases_of_an_index(tiny_folder, tmp_path):
@@ -91,6 +105,20 @@ def test_cases_of_an_index(tiny_folder, tmp_path):
     (tmp_path / "data" / "liver" / "Mustermann.png").rename(tmp_path / "elsewhere.png")
     cases = models.index_cases(str(tiny_folder), encoder, tmp_path / "features")[0]([models.case_image(7)])
     assert [case.picture for case in cases] == [None, None]
+
+
+def test_a_case_is_called_after_its_class_and_never_after_a_patient(tmp_path):
+    (tmp_path / "classes" / "train").mkdir(parents=True)
+    classes = models.holds_classes({"name": str(tmp_path / "classes"), "split": "train"})
+    patients = models.holds_classes({"name": str(tmp_path), "split": "train"})
+    assert classes and not patients and models.holds_classes({"name": str(tmp_path / "test"), "split": "train"})
+    line = {"row": 4, "id": "benign/1.png#0"}
+    assert models.label_of(line, classes) == "benign" and models.label_of(line, patients) == "case 5"
+    assert models.label_of(line | {"id": "Mustermann Erika/1.dcm#0"}, patients) == "case 5"
+    assert models.label_of(line | {"id": "left_kidney/1.png#0"}, patients) == "kidney"
+    assert models.label_of(line | {"id": "1.png#0"}, classes) == "case 5"
+    assert models.label_of(line | {"organ": "unknown", "label": "cyst"}, patients) == "cyst"
+    assert models.label_of(line | {"organ": "liver", "label": None}, patients) == "liver"
 
 
 def test_an_index_of_another_encoder_is_refused(tiny_folder, tmp_path):

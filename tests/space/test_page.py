@@ -72,6 +72,16 @@ def test_a_model_without_head(still, onlooker):
     assert "no head that names" in shown.text and "Likeliest" not in shown.text
 
 
+def test_values_of_a_regression_are_no_shares(still, onlooker):
+    values = np.array([[1234.5678, -0.01234, 57.0]])
+    look = replace(still, probabilities=values, labels=["weight_g", "slope", "ef"], regression=True)
+    answer = page.answer_of(look, replace(onlooker, head=replace(onlooker.head, regression=True)))
+    shown = Page(answer["html"])
+    assert [a["text"] for a in answer["frames"][0]["answers"]] == ["1235", "-0.01234", "57"]
+    assert "Values" in shown.text and "1235" in shown.text and "%" not in shown.text.split("Values")[1].split("File")[0]
+    assert "Likeliest" not in shown.text
+
+
 def test_text_of_models_and_indexes_is_escaped(still, onlooker):
     look = replace(
         still, labels=[HOSTILE] * len(still.labels), cases=[replace(case, label=HOSTILE, picture=None) for case in still.cases],
@@ -86,6 +96,8 @@ def test_text_of_models_and_indexes_is_escaped(still, onlooker):
 def test_the_page_before_anything_was_dropped(examples):
     shown = Page(frame_html("urfm", examples))
     assert [a["data-example"] for a in shown.all("button")] == list(examples) and len(examples) >= 5
+    assert "stays on this machine" in shown.text
+    assert "travels to the machine" in Page(frame_html("urfm", examples, local=False)).text
     assert "Not for clinical use" in shown.text and {"for": "u-file"} in shown.all("label")
     assert all("alt" in a for a in shown.all("img"))
     assert all(not a.get("src", "data:").startswith("http") for _, a in shown.tags)

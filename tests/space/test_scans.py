@@ -12,7 +12,7 @@ from PIL import Image
 
 from modeling_urfm.data.reading import UnreadableFile, ultrasound_examples
 from modeling_urfm.data.reasons import REASONS
-from tests.data.raw_inputs import image_bytes, write_video
+from tests.data.raw_inputs import bytes_of, dicom_loop, image_bytes, write_video
 
 
 SECRET = "Mustermann^Erika"
@@ -24,6 +24,13 @@ def test_a_loop_is_read_with_its_region_and_its_rate(echo):
     assert (scan.kind, scan.is_loop, scan.geometry, scan.found_by) == ("dicom", True, "sector", "motion")
     assert scan.frame_rate == pytest.approx(30, abs=0.01)
     assert scan.attributes == {"maker": "SonoSite", "model": "Turbo", "pixel spacing": "1.02 mm"}
+
+
+@pytest.mark.parametrize("frame_time", ["1e-300", "0", "-40"])
+def test_a_rate_that_nobody_believes_is_not_told(frame_time):
+    loop = dicom_loop(3, frames=2)
+    loop.FrameTime = frame_time
+    assert scans.scan_of(bytes_of(loop)).frame_rate is None
 
 
 def test_outside_of_the_outline_nothing_reaches_the_model(echo):

@@ -102,6 +102,23 @@ def test_gradio_takes_no_file_and_the_browser_loads_nothing_from_elsewhere(clien
     assert client.get("/config").json()["title"].startswith("URFM")
 
 
+def test_who_went_away_costs_no_look(onlooker, phantom):
+    """Another file was dropped while this one waited for its turn."""
+    import asyncio
+
+    class Gone:
+        query_params, headers = {}, {}
+
+        async def stream(self):
+            yield image_bytes(phantom)
+
+        async def is_disconnected(self):
+            return True
+
+    desk = server.Desk(onlooker, lambda data: pytest.fail("looked at"), {})
+    assert asyncio.run(desk(Gone())).status_code == 499 and desk.inside == 0
+
+
 def test_too_many_at_once_are_asked_to_come_again(client, monkeypatch, phantom):
     monkeypatch.setattr(server, "WAITING", 0)
     answer = client.post("/look", content=image_bytes(phantom))
