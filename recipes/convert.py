@@ -109,6 +109,6 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"convert.py: {error}")
+        sys.exit(f"convert.py: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("\nStopped. Nothing was written.")

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from modeling_urfm.hub.export import FORMATS, export_model
 from modeling_urfm.hub.export_folder import table_row
 from modeling_urfm.hub.results import run_facts, write_json
+from modeling_urfm.pretraining.startup import check_writable
 
 
 def main():
@@ -32,6 +33,7 @@ def main():
     args = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    check_writable(Path(args.output_dir))
     started = time.perf_counter()
     facts = export_model(args.source, Path(args.output_dir), tuple(dict.fromkeys(args.formats)), args.images)
     print(f"{facts['source']}: {facts['task']}, compared with PyTorch on {facts['compared_on']}\n")

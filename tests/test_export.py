@@ -31,7 +31,7 @@ from modeling_urfm.finetuning.heads import URFMAttentiveForImageClassification
 from modeling_urfm.hub import export, export_check, export_graph
 from modeling_urfm.hub.export import export_model, load_for_export, onnx_runner, task_of
 from modeling_urfm.hub.export_check import compare, nearest, refuse_exact, refuse_int8, top1_agreement
-from modeling_urfm.hub.export_folder import JAVASCRIPT, check_preprocessing, preprocessing_parameters
+from modeling_urfm.hub.export_folder import JAVASCRIPT, check_preprocessing, limits_of, preprocessing_parameters
 from modeling_urfm.hub.export_graph import AnySizeEmbeddings, cubic_weights
 from modeling_urfm.hub.preprocessing_numpy import preprocess
 from modeling_urfm.hub.saving import save_model_folder
@@ -227,6 +227,8 @@ def test_options_that_are_none(source, tmp_path, images):
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="something else"):
         export_model(str(source), tmp_path / "full", images=images)
+    with pytest.raises(FileNotFoundError, match="--images nowhere: no such"):
+        export_model(str(source), tmp_path / "out", images="nowhere")
     with pytest.raises(ValueError, match="at least 3"):
         export_check.verification_images(str(write_images(tmp_path / "two", 2)))
 
@@ -331,6 +333,20 @@ fs.writeFileSync('results.json', JSON.stringify(results.map(({ data, dims }) => 
 # ---------------------------------------------------------------- every kind of model
 
 
+@pytest.mark.parametrize(
+    "task, config, processor, says",
+    [
+        ("classifier", {"num_labels": 3, "problem_type": "multi_label_classification"}, {}, "sigmoid of logits"),
+        ("classifier", {"num_labels": 1}, {}, "Values, not classes"), ("segmenter", {"num_labels": 1}, {}, "logits > 0"),
+        ("encoder", {}, {"do_pad_square": True}, "own pipeline refuses"),
+    ],
+)  # fmt: skip
+def test_what_transformers_js_does_otherwise_is_said(task, config, processor, says):
+    limits = limits_of(URFMConfig(**SMALL | config), task, URFMImageProcessor(**processor), ("onnx",))
+    assert any(says in limit for limit in limits)
+    assert not any(says in limit for limit in limits_of(URFMConfig(**SMALL), task, URFMImageProcessor(), ("onnx",)))
+
+
 def test_tasks():
     assert task_of(URFMConfig()) == "encoder"
     assert task_of(URFMConfig(architectures=["URFMAttentiveForImageClassification"])) == "classifier"
@@ -340,9 +356,9 @@ def test_tasks():
 @pytest.mark.parametrize(
     "kind, values, formats",
     [
-        (URFMForImageClassification, {"num_labels": 3}, ("onnx",)),
+        # The plain classifier is exported by tests/recipes/test_export.py.
         (URFMAttentiveForImageClassification, {"num_labels": 3}, ("onnx",)),
-        (URFMForSemanticSegmentation, {"num_labels": 3, "num_hidden_layers": 4}, ("onnx", "torch_export", "int8")),
+        (URFMForSemanticSegmentation, {"num_labels": 3}, ("onnx", "int8")),
     ],
 )
 def test_heads(kind, values, formats, images, tmp_path):
@@ -350,11 +366,8 @@ def test_heads(kind, values, formats, images, tmp_path):
     source = save(tmp_path / "model", kind, processor, **values)
     facts = export_model(str(source), tmp_path / "out", formats, images, progress=False)
     assert facts["outputs"] == ["logits"] and facts["formats"]["onnx"]["top1_agreement"] == 1.0
-    model = (
-        kind.from_pretrained(source).eval()
-        if kind is not URFMAttentiveForImageClassification
-        else URFMForImageClassification.from_pretrained(source).eval()
-    )
+    plain = URFMForImageClassification if kind is URFMAttentiveForImageClassification else kind
+    model = plain.from_pretrained(source).eval()
     run = onnx_runner(tmp_path / "out/onnx/model.onnx")
     for batch, height, width in SIZES:
         pixels = torch.randn(batch, 3, height, width)
@@ -390,7 +403,16 @@ def test_an_adapter_is_merged(use_dora, source, tmp_path):
     assert (expected - plain).abs().max() > 1e-2
 
 
-@pytest.mark.slow
+@pytest.fixture
+def graph_is_there(exported, monkeypatch):
+    """The ONNX file of the fixture in place of one that takes seconds to make."""
+    import onnx
+
+    proto = onnx.load(exported[0] / "onnx/model.onnx")
+    monkeypatch.setattr(export, "save_onnx", lambda graph, path: export_graph._save(onnx, proto, path))
+
+
+@pytest.mark.usefixtures("graph_is_there")
 def test_weights_that_one_file_cannot_hold(source, images, tmp_path, monkeypatch):
     monkeypatch.setattr(export_graph, "MAX_ONE_FILE", 10_000)
     facts = export_model(str(source), tmp_path / "out", ("onnx", "int8"), images, progress=False)
@@ -399,10 +421,12 @@ def test_weights_that_one_file_cannot_hold(source, images, tmp_path, monkeypatch
     assert options["use_external_data_format"]["model.onnx"] == 1
 
 
-@pytest.mark.slow
-def test_an_export_replaces_an_earlier_one_and_int8_stands_alone(exported, source, images, tmp_path):
+@pytest.mark.usefixtures("graph_is_there")
+def test_an_export_replaces_an_earlier_one_and_int8_stands_alone(exported, source, images, tmp_path, monkeypatch):
     folder = shutil.copytree(exported[0], tmp_path / "out")
-    export_model(str(source), folder, ("int8",), images, progress=False)
+    (tmp_path / ".old-out/onnx").mkdir(parents=True)  # of an export that was killed while it replaced another
+    monkeypatch.chdir(folder)
+    export_model(str(source), Path("."), ("int8",), images, progress=False)
     assert [path.name for path in (folder / "onnx").iterdir()] == ["model_quantized.onnx"]
     assert not (folder / "model.pt2").exists() and [path.name for path in tmp_path.iterdir()] == ["out"]
     assert json.loads((folder / "config.json").read_text())["transformers.js_config"] == {"dtype": "q8"}

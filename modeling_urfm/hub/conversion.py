@@ -200,19 +200,17 @@ def _digest(paths: list[Path]) -> str:
 
 
 def check_free(output_dir: Path, to_timm: bool = False) -> None:
-    """Refuse to write over a model that is no former conversion of the same kind.
+    """Refuse to write over anything but a former conversion of the same kind.
 
     Raises:
-        FileExistsError: the folder holds another model.
+        FileExistsError: the folder holds something else.
     """
-    if not (output_dir / "config.json").exists():
+    if not output_dir.is_dir() or all(path.name.startswith(".") for path in output_dir.iterdir()):
         return
     record = output_dir / "conversion.json"
     layout = read_json(record).get("layout") if record.is_file() else None
     if layout is None or (layout == TO_TIMM) != to_timm:
-        raise FileExistsError(
-            f"--output_dir {output_dir} holds a model that is no such conversion. Name another folder."
-        )
+        raise FileExistsError(f"--output_dir {output_dir} holds files of no such conversion. Name another folder.")
 
 
 def write_converted(converted: Converted, output_dir: Path, facts: dict) -> None:
@@ -240,6 +238,7 @@ def write_converted(converted: Converted, output_dir: Path, facts: dict) -> None
 
 def put_in_place(temporary: Path, output_dir: Path) -> None:
     """Make a finished folder the one that was asked for."""
+    output_dir = output_dir.resolve()  # "." can't be removed
     if output_dir.is_dir() and any(output_dir.iterdir()):
         new = {path.name for path in temporary.iterdir()}
         stale = [p for p in output_dir.glob("model*.safetensors*") if p.name not in new]
@@ -249,7 +248,7 @@ def put_in_place(temporary: Path, output_dir: Path) -> None:
     else:
         if output_dir.is_dir():
             output_dir.rmdir()
-        os.replace(temporary, output_dir.resolve())
+        os.replace(temporary, output_dir)
 
 
 def _metrics(converted: Converted) -> dict:

@@ -65,6 +65,8 @@ def find_source(source: str) -> Source:
     """
     path = Path(source)
     if not source.startswith("hf-hub:"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ConversionError(f"{source} is neither a file nor a folder.")
         if path.is_file():
             return _of_file(path)
         if path.is_dir():

@@ -81,6 +81,7 @@ LEFT_OUT = (
 # Only beside an encoder that has a prefix of its own.
 LEFT_OUT_BESIDE = (
     (r"^(text|text_model|token_embedding|transformer|positional_embedding|ln_final|text_projection)(\.|$)", "text tower"),
+    (r"^(criterion|loss|loss_fn)(\.|$)", "part of a loss"),
 )  # fmt: skip
 
 

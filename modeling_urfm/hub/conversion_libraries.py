@@ -121,7 +121,8 @@ def _load_timm(model: nn.Module, weights: dict, named: str) -> None:
     try:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
-        raise ConversionError(f"The weights do not load strictly into {named}: {error}") from error
+        reasons = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:4])
+        raise ConversionError(f"The weights do not load strictly into {named}: {reasons}") from error
     model.eval().requires_grad_(False)
 
 

@@ -137,7 +137,10 @@ def compare_preprocessing(preprocess: Callable, settings: dict, images: list) ->
             f"{PREPROCESSING_TOLERANCE}, in normalised units)."
         )
     facts = {"images": len(means), "shifted": shifted, "tolerance": PREPROCESSING_TOLERANCE}
-    return facts | {"max_abs": largest, "mean_abs": sum(means) / len(means) if means else None}
+    compared = (
+        {"max_abs": largest, "mean_abs": sum(means) / len(means)} if means else {"max_abs": None, "mean_abs": None}
+    )
+    return facts | compared
 
 
 def _is_shifted(size: tuple[int, int], settings: dict) -> bool:

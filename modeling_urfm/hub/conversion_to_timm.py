@@ -17,6 +17,7 @@ from .conversion_keys import TIMM, Fate
 from .conversion_libraries import TIMM_NAMES, quiet, timm_reference, timm_sizes
 from .conversion_parity import compare, compare_preprocessing, parity_images
 from .conversion_processors import RESAMPLE
+from .export import merge_adapters
 from .results import write_json
 
 
@@ -30,7 +31,8 @@ def convert_to_timm(source: str, output_dir: Path, facts: dict, images: Path | N
     """Write `model.safetensors` and `config.json` as timm's Hub models have them, and `conversion.json`.
 
     Args:
-        source: a URFM folder or Hub id; of a pre-training or a fine-tuned model the encoder alone is taken.
+        source: a URFM folder or Hub id; of a pre-training or a fine-tuned model the encoder alone is taken, and an adapter
+            is merged into it.
         facts: of `hub.results.run_facts` and `timings`, for `results.json`.
         images: a folder of images to compare on, instead of pydicom's real ultrasound and phantoms.
 
@@ -106,6 +108,7 @@ def _load(source: str) -> tuple[URFMModel, URFMImageProcessor, list[str]]:
             model, report = _Telling.from_pretrained(
                 source, config=config, dtype=torch.float32, output_loading_info=True
             )
+        merge_adapters(model)
         processor = URFMImageProcessor.from_pretrained(source)
     except ConversionError:
         raise

@@ -52,7 +52,9 @@ def take_weights(plan: Plan, state: dict) -> tuple[dict[str, torch.Tensor], list
     if not plan.cls_position:
         positions = ours["embeddings.position_embeddings"]
         ours["embeddings.position_embeddings"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-        plan.notes.append("the position embedding has no row for CLS: a row of zeros is added, which is the same")
+        plan.notes.append(
+            f"the {positions.shape[1]} positions are those of a square image and none of CLS: a row of zeros is added"
+        )
     return ours, sorted(dtypes)
 
 

@@ -81,7 +81,10 @@ def export_model(
     """
     for name in formats:
         check_choice("--formats", name, FORMATS)
+    output_dir = output_dir.resolve()  # "." has no name
     _check_output(output_dir)
+    if images is not None and not Path(images).exists():
+        raise FileNotFoundError(f"--images {images}: no such file or folder.")
     model, task = load_for_export(source)
     processor = URFMImageProcessor.from_pretrained(source)
     description, arrays = verification_images(images)
@@ -267,13 +270,12 @@ def _check_output(output_dir: Path) -> None:
 
 def replace_folder(temporary: Path, output_dir: Path) -> None:
     """`temporary` becomes `output_dir`; an earlier export there goes."""
-    old = None
+    old = output_dir.with_name(f".old-{output_dir.name}")
     if output_dir.exists():
-        old = output_dir.with_name(f".old-{output_dir.name}")
+        shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
         os.replace(output_dir, old)
     os.replace(temporary, output_dir)
-    if old is not None:
-        shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 __all__ = ["FORMATS", "export_model", "load_for_export", "merge_adapters", "task_of"]

@@ -176,15 +176,19 @@ def javascript_config(config: URFMConfig, task: str, onnx: Path) -> dict:
 def javascript_processor(processor: URFMImageProcessor, task: str, parameters: dict) -> dict:
     """`preprocessor_config.json`: ours, under the name of a class of transformers.js with the same options.
 
-    Where that class would leave a step out without a word (scan region, square, percentiles) the name stays ours:
-    transformers.js then warns, and Python takes URFM's own.
+    Where that class would leave a step out without a word (scan region, square, percentiles) the name stays ours, which
+    transformers.js refuses.
     """
     content = json.loads(processor.to_json_string())
     content.pop("auto_map", None)
-    plain = {step["name"] for step in parameters["steps"]} <= {"resize", "center_crop", "rescale", "normalize"}
-    content["image_processor_type"] = SAME_AS[task][2] if plain else "URFMImageProcessor"
+    content["image_processor_type"] = SAME_AS[task][2] if is_plain(parameters) else "URFMImageProcessor"
     content |= {"image_mean": _three(content["image_mean"]), "image_std": _three(content["image_std"])}
     return content
+
+
+def is_plain(parameters: dict) -> bool:
+    """Whether transformers.js has all steps."""
+    return {step["name"] for step in parameters["steps"]} <= {"resize", "center_crop", "rescale", "normalize"}
 
 
 def limits_of(config: URFMConfig, task: str, processor: URFMImageProcessor, formats) -> list[str]:
@@ -207,6 +211,16 @@ def limits_of(config: URFMConfig, task: str, processor: URFMImageProcessor, form
         "transformers.js resizes without antialiasing in Node and with the canvas's own filter in browsers, and reads 16-bit "
         "images as 8 bits; preprocessing.mjs gives the exact pixels."
     )
+    if not is_plain(preprocessing_parameters(processor)):
+        limits.append(
+            "transformers.js's own pipeline refuses this preprocessing: give its model what preprocessing.mjs gives."
+        )
+    if task == "classifier" and config.problem_type == "multi_label_classification":
+        limits.append(
+            "Several labels: probabilities are the sigmoid of logits; transformers.js's pipeline takes a softmax."
+        )
+    if task == "classifier" and (config.problem_type == "regression" or config.num_labels == 1):
+        limits.append("Values, not classes: they are the logits; transformers.js's pipeline takes a softmax.")
     if task == "segmenter" and config.num_labels == 1:
         limits.append("One label: the mask is where logits > 0; transformers.js's pipeline takes an argmax instead.")
     return limits

@@ -13,9 +13,11 @@ from .teacher import TeacherError, load_teacher
 
 logger = logging.getLogger(__name__)
 
-# Fields that decide the shapes of the weights.
-SIZES = ("image_size", "patch_size", "hidden_size", "num_hidden_layers", "intermediate_size", "decoder_hidden_size",
-         "decoder_num_hidden_layers", "decoder_intermediate_size", "target", "target_hidden_size")  # fmt: skip
+# What an encoder and a decoder compute by: with other values their weights would not load, or compute something else.
+ENCODER = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
+           "intermediate_size", "hidden_act", "qkv_bias", "layer_norm_eps", "position_embedding_type")  # fmt: skip
+DECODER = ("decoder_type", "decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads",
+           "decoder_intermediate_size", "target", "target_hidden_size")  # fmt: skip
 
 
 def check_writable(output_dir: Path):
@@ -28,16 +30,24 @@ def check_writable(output_dir: Path):
 
 
 def initial_model(config: URFMConfig, init_from: str | None) -> URFMForPreTraining:
-    """Random weights, or those of `--init_from`, whose sizes must be the config's."""
+    """Random weights, or those of `--init_from`, which must be of the config's kind.
+
+    An encoder alone (converted, or published without its decoder) gets a decoder of random weights.
+    """
     if init_from is None:
         return URFMForPreTraining(config)
     if Path(init_from).is_dir() and not (Path(init_from) / "config.json").is_file():
         raise FileNotFoundError(f"--init_from {init_from}: the folder holds no config.json.")
     was = type(config).from_pretrained(init_from)
-    for name in SIZES:
-        if getattr(was, name) != getattr(config, name):
-            raise ValueError(f"--init_from {init_from} has {name}={getattr(was, name)}, this run has "
-                             f"{name}={getattr(config, name)}: give --{name} {getattr(was, name)}.")  # fmt: skip
+    has_decoder = (was.architectures or [URFMForPreTraining.__name__])[0] == URFMForPreTraining.__name__
+    for name in ENCODER + (DECODER if has_decoder else ()):
+        value = getattr(was, name)
+        if value != getattr(config, name):
+            flag = f"--{name} {value}" if not isinstance(value, bool) else f"--{name}" if value else f"--no-{name}"
+            raise ValueError(f"--init_from {init_from} has {name}={value}, this run has {name}={getattr(config, name)}: "
+                             f"give {flag}.")  # fmt: skip
+    if not has_decoder:
+        logger.warning("--init_from %s is an encoder alone: the decoder starts from random weights", init_from)
     return URFMForPreTraining.from_pretrained(init_from, config=config)
 
 

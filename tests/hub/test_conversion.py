@@ -93,8 +93,11 @@ def test_the_folder_loads_and_says_where_it_is_from(tmp_path):
     with pytest.raises(FileExistsError, match="no such conversion"):
         check_free(out, to_timm=True)
     (out / "conversion.json").unlink()
-    with pytest.raises(FileExistsError, match="holds a model that is no such conversion"):
+    (out / "config.json").unlink()  # weights of another kind, a thesis: nothing is written over
+    with pytest.raises(FileExistsError, match="holds files of no such conversion"):
         check_free(out)
+    (tmp_path / "clone/.git").mkdir(parents=True)
+    check_free(tmp_path / "clone")
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".tmp")]
 
 
@@ -431,11 +434,39 @@ def test_to_timm_of_other_urfm_models_and_of_what_is_none(tmp_path):
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".tmp*"))
 
 
+def test_a_loss_is_left_out_only_beside_an_encoder():
+    state, loss = layouts.mae_encoder(SMALL), {"criterion.weight": torch.ones(3)}
+    fates = make_plan(layouts.prefixed(state, "model.encoder.") | loss).fates
+    assert str(fates[-1]) == "criterion.weight -> left out: part of a loss"
+    with pytest.raises(ConversionError, match="criterion.weight -> refused: unknown"):
+        make_plan(state | loss)
+
+
+def test_to_timm_merges_an_adapter(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    layouts.released_urfm(tmp_path / "urfm.pth")
+    write_converted(convert(str(tmp_path / "urfm.pth"), num_attention_heads=2), tmp_path / "urfm", FACTS)
+    model = URFMForImageClassification.from_pretrained(tmp_path / "urfm", num_labels=3)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "fc1"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    model.config.save_pretrained(tmp_path / "adapter")
+    AutoImageProcessor.from_pretrained(tmp_path / "urfm").save_pretrained(tmp_path / "adapter")
+    convert_to_timm(str(tmp_path / "adapter"), tmp_path / "timm", FACTS)
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    pixels = torch.randn(1, 3, 48, 48)
+    with torch.no_grad():
+        expected = adapted.eval().base_model.model.urfm(pixels).pooler_output
+        assert (theirs(pixels) - expected).abs().max() <= 1e-5
+        plain = AutoModel.from_pretrained(tmp_path / "urfm")(pixels).pooler_output
+    assert (plain - expected).abs().max() > 1e-2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size, name", [("BASE", "vit_base_patch16_224"), ("LARGE", "vit_large_patch16_224")])
 def test_released_files_at_full_size_equal_timm(tmp_path, size, name):
     """Random weights in the released layout: timm's own model, loaded strictly by hand, gives the same to 1e-5."""
-    ema, _ = layouts.released_urfm(tmp_path / "urfm.pth", getattr(layouts, size))
+    ema, _ = layouts.released_urfm(tmp_path / "urfm.pth", getattr(layouts, size), raw_seed=0)
     converted = convert(str(tmp_path / "urfm.pth"))
     write_converted(converted, tmp_path / "urfm", FACTS)
     with torch.device("meta"):

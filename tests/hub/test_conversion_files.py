@@ -159,6 +159,8 @@ def test_keys_that_are_no_text_or_would_write_to_the_terminal(tmp_path, state):
 
 
 def test_places_that_are_not_there(tmp_path):
+    with pytest.raises(ConversionError, match="neither a file nor a folder"):
+        convert(os.devnull)
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="Did you mean '.*weights.pth'"):
         convert(str(tmp_path / "weight.pth"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_urfm import URFMConfig, URFMForPreTraining
+from modeling_urfm import URFMConfig, URFMForPreTraining, URFMModel
 from modeling_urfm.pretraining.arguments import parse_arguments
 from modeling_urfm.pretraining.masking import PatchMasks, scan_region_patches
 from modeling_urfm.pretraining.schedules import parameter_groups
@@ -72,6 +72,21 @@ def test_where_a_result_can_go_and_what_it_starts_from_is_known_first(tmp_path):
         initial_model(URFMConfig(**small().to_dict() | {"hidden_size": 32}), str(tmp_path / "was"))
     with pytest.raises(FileNotFoundError, match="holds no config.json"):
         initial_model(small(), str(tmp_path))
+
+
+def test_an_encoder_alone_gets_a_decoder_and_must_compute_what_it_did(tmp_path, caplog):
+    encoder = URFMModel(small(hidden_act="quick_gelu", qkv_bias=False))
+    encoder.config.decoder_hidden_size = 768  # of a decoder that is not there
+    encoder.save_pretrained(tmp_path / "encoder")
+    for values, says in (
+        ({}, "hidden_act=gelu: give --hidden_act quick_gelu"), ({"hidden_act": "quick_gelu"}, "give --no-qkv_bias"),
+        ({"hidden_act": "quick_gelu", "qkv_bias": False, "num_attention_heads": 4}, "give --num_attention_heads 2"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            initial_model(URFMConfig(**small().to_dict() | values), str(tmp_path / "encoder"))
+    model = initial_model(small(hidden_act="quick_gelu", qkv_bias=False), str(tmp_path / "encoder"))
+    assert "encoder alone" in caplog.text and model.config.decoder_hidden_size == 16
+    assert torch.equal(model.urfm.layers[0].mlp.fc1.weight, encoder.layers[0].mlp.fc1.weight)
 
 
 def test_a_flag_overrides_the_file_and_the_file_the_default(tmp_path):

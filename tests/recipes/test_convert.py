@@ -3,6 +3,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -47,10 +48,24 @@ def test_a_released_file_to_urfm_and_to_timm(tmp_path):
     assert {p.name for p in (tmp_path / "timm-urfm").iterdir()} == {
         "model.safetensors", "config.json", "conversion.json", "results.json",
     }  # fmt: skip
-    torch.save(content | {"ema_state_dict": {}, "state_dict": {"fc_norm.weight": torch.ones(2)}}, tmp_path / "bad.pth")
-    done = run("bad.pth", "--output_dir", "bad", folder=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "convert.py: " in done.stderr
-    assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".tmp*"))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"fc_norm.weight": torch.ones(2)}, "convert.py: There is no plain ViT in the file: fc_norm.weight is of"),
+        ({"patch_embed.proj.weight": torch.ones(2), "blocks.0.ls1.gamma": torch.ones(2), "rope.x": torch.ones(2)},
+         "convert.py: The encoder can't be converted: blocks.0.ls1.gamma -> refused: layer scale"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_converted_ends_with_a_line(tmp_path, monkeypatch, content, message):
+    torch.save({"model": "mae", "ema_state_dict": {}, "state_dict": content}, tmp_path / "bad.pth")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["convert.py", "bad.pth", "--output_dir", "bad"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    assert caught.value.code.startswith(message) and "\n" not in caught.value.code
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
 def load():
@@ -71,7 +86,7 @@ def load():
         (["a", "--output_dir", "x", "--source_url", "here"], "is no address"),
         (["a", "--output_dir", "x", "--images", "nowhere"], "nowhere: no such folder"),
         (["a", "--output_dir", "x", "--to", "timm", "--license", "mit"], "--license is of a conversion to URFM"),
-        (["a.pth", "--output_dir", "x"], "a.pth: no such file or folder"), (["a", "--output_dir", "full"], "is no such conversion"),
+        (["a.pth", "--output_dir", "x"], "a.pth: no such file or folder"), (["a", "--output_dir", "full"], "of no such conversion"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(tmp_path, monkeypatch, arguments, message):
@@ -91,8 +106,9 @@ def test_images_of_a_folder_are_compared_on(tmp_path, monkeypatch, capsys):
     for number in range(2):
         Image.new("L", (60, 50), 40 + number).save(tmp_path / f"pictures/{number}.png")
     layouts.released_urfm(tmp_path / "urfm.pth")
-    monkeypatch.chdir(tmp_path)
-    arguments = ["urfm.pth", "--output_dir", "urfm", "--num_attention_heads", "2", "--images", "pictures"]
+    (tmp_path / "urfm").mkdir()
+    monkeypatch.chdir(tmp_path / "urfm")
+    arguments = ["../urfm.pth", "--output_dir", ".", "--num_attention_heads", "2", "--images", "../pictures"]
     monkeypatch.setattr(sys, "argv", ["convert.py", *arguments, "--weights", "raw", "--image_size", "64"])
     load().main()
     record = json.loads((tmp_path / "urfm/conversion.json").read_text())

@@ -4,14 +4,17 @@
 import importlib.util
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging
 
-from modeling_urfm import URFMConfig, URFMImageProcessor, URFMModel
+from modeling_urfm import URFMConfig, URFMForImageClassification, URFMImageProcessor, URFMModel
 from modeling_urfm.hub.saving import save_model_folder
 
 
@@ -34,6 +37,16 @@ def run(*words: str, **options) -> subprocess.CompletedProcess:
         [sys.executable, *words], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"},
         **options,
     )  # fmt: skip
+
+
+@pytest.fixture
+def quiet_transformers():
+    """Recipes silence transformers; here other tests come after them."""
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    logging.set_verbosity(level)
+    if has_bars:
+        logging.enable_progress_bar()
 
 
 def test_the_table_of_the_bench():
@@ -63,29 +76,68 @@ def test_rows_are_timed_in_turns():
     assert found[bench.EAGER]["times_eager"] == 1.0 and found[bench.INT8]["ms"] >= 0
 
 
+def test_without_a_compiler_the_bench_goes_on(monkeypatch, capsys):
+    bench, rows = load("bench_export"), {}
+
+    def broken(model, **options):
+        def forward(**inputs):
+            raise RuntimeError("No working C++ compiler found in cpp.cxx: ('g++',)\nmore")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = URFMModel(URFMConfig(**SMALL))
+    assert bench.add_compiled(rows, model) == {bench.COMPILED: "No working C++ compiler found in cpp.cxx: ('g++',)"}
+    assert not rows and "left out: PyTorch compiled" in capsys.readouterr().out
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    assert bench.add_compiled(rows, model) == {} and [*rows] == [bench.COMPILED]
+
+
 @pytest.mark.slow
-def test_it_exports_and_says_so_or_ends_with_a_line(tmp_path):
+def test_it_exports_and_says_so(tmp_path):
     torch.manual_seed(0)
     processor = URFMImageProcessor(size={"height": 32, "width": 32})
-    save_model_folder(URFMModel(URFMConfig(**SMALL)), processor, tmp_path / "urfm")
+    save_model_folder(URFMForImageClassification(URFMConfig(**SMALL, num_labels=3)), processor, tmp_path / "urfm")
     command = (str(RECIPES / "export.py"), "urfm", "--output_dir", "out", "--formats", "onnx", "int8")
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "7 real frames" in done.stdout and "onnx/model_quantized.onnx" in done.stdout and "Limits:" in done.stdout
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results) == {"command", "versions", "seed", "metrics", "timings"}
-    assert set(results["metrics"]["formats"]) == {"onnx", "int8"}
-    wrong = run(str(RECIPES / "export.py"), "urfn", cwd=tmp_path)
-    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith(
-        "export.py: urfn: no such folder. Did you"
-    )
-    assert "Traceback" not in wrong.stderr
+    assert set(results["metrics"]["formats"]) == {"onnx", "int8"} and results["metrics"]["task"] == "classifier"
+    assert results["metrics"]["formats"]["onnx"]["top1_agreement"] == 1.0
+
+
+@pytest.mark.usefixtures("quiet_transformers")
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["urfn"], "export.py: urfn: no such folder. Did you mean 'urfm'?"), (["."], "export.py: . holds no config.json."),
+        (["urfm", "--output_dir", "file/out"], "export.py: --output_dir file/out: .*file is a file."),
+        (["urfm", "--formats", "int4"], "export.py: --formats 'int4' does not exist. Did you mean 'int8'"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_done_ends_with_a_line(arguments, message, tmp_path, monkeypatch):
+    (tmp_path / "urfm").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(RECIPES / "export.py"), run_name="__main__")
+    assert re.match(message, caught.value.code) and "\n" not in caught.value.code
+    assert {path.name for path in tmp_path.iterdir()} == {"urfm", "file"}
 
 
 @pytest.mark.slow
-def test_the_bench_runs(tmp_path):
-    done = run(str(RECIPES / "bench.py"), "export", "--quick", "--output_dir", "bench", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("quiet_transformers")
+def test_the_bench_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "export", "--quick", "--threads", "1", "--output_dir", "bench"])
+    before = torch.get_num_threads()
+    try:
+        runpy.run_path(str(RECIPES / "bench.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(before)
     metrics = json.loads((tmp_path / "bench/results.json").read_text())["metrics"]
     assert set(metrics["speed"]) == {"1", "4"} and len(metrics["parity"]) == 5
-    assert (tmp_path / "bench/table.md").read_text() in done.stdout
+    assert (tmp_path / "bench/table.md").read_text() in capsys.readouterr().out
