@@ -15,6 +15,7 @@ from torch import nn
 
 from ..configuration_urfm import nearest_name
 from ..image_processing_urfm import URFMImageProcessor
+from ..merging import merge_adapters
 from ..modeling_urfm import URFMModel  # whose from_pretrained reads adapters, too
 from .preparation import Preparation, ProcessorPreparation, preparation_of
 
@@ -51,22 +52,8 @@ def load_urfm(source: str, pretrained: bool, image_size: int | None, processor: 
         return UrfmTower(URFMModel(config)), prepared([source], processor, image_size, URFMImageProcessor)
     model = _read(URFMModel.from_pretrained, source, dtype=torch.float32)
     places = [source, model.name_or_path] if adapter else [source]
-    return UrfmTower(_merged(model)), prepared(places, processor, image_size, URFMImageProcessor)
-
-
-def _merged(model: URFMModel) -> URFMModel:
-    """The layers of an adapter, where there are any, merged into the encoder's own."""
-    if getattr(model, "peft_config", None):
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils import ModulesToSaveWrapper
-
-        for path, module in list(model.named_modules()):
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-                model.set_submodule(path, module.get_base_layer())
-            elif isinstance(module, ModulesToSaveWrapper):
-                model.set_submodule(path, module.modules_to_save[module.active_adapter])
-    return model
+    merge_adapters(model)
+    return UrfmTower(model), prepared(places, processor, image_size, URFMImageProcessor)
 
 
 # ---------------------------------------------------------------- transformers

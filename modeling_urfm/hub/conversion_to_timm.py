@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from ..configuration_urfm import nearest_name
 from ..image_processing_urfm import URFMImageProcessor
+from ..merging import merge_adapters
 from ..modeling_urfm import URFMModel
 from .conversion import TO_TIMM, parameters, put_in_place
 from .conversion_files import ConversionError
@@ -17,7 +18,6 @@ from .conversion_keys import TIMM, Fate
 from .conversion_libraries import TIMM_NAMES, quiet, timm_reference, timm_sizes
 from .conversion_parity import compare, compare_preprocessing, parity_images
 from .conversion_processors import RESAMPLE
-from .export import merge_adapters
 from .results import write_json
 
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from ..configuration_urfm import URFMConfig, nearest_name
 from ..flags import check_choice
 from ..image_processing_urfm import URFMImageProcessor
+from ..merging import merge_adapters
 from ..modeling_urfm import (
     URFMForImageClassification,
     URFMForSemanticSegmentation,
@@ -152,22 +152,6 @@ def task_of(config: URFMConfig) -> str:
     return "classifier" if "Classification" in name else "segmenter" if "Segmentation" in name else "encoder"
 
 
-def merge_adapters(model: nn.Module) -> None:
-    """Add the weights of peft's adapters to those of the layers that they change, in place, and take them out."""
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    for name, module in list(model.named_modules()):
-        parent, _, child = name.rpartition(".")
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-        elif isinstance(module, AuxiliaryTrainingWrapper):  # a head that was trained with the adapter
-            setattr(model.get_submodule(parent), child, module.modules_to_save[module.active_adapters[0]])
-
-
 def _check_source(source: str) -> None:
     path = Path(source)
     if path.is_file():
@@ -278,4 +262,4 @@ def replace_folder(temporary: Path, output_dir: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-__all__ = ["FORMATS", "export_model", "load_for_export", "merge_adapters", "task_of"]
+__all__ = ["FORMATS", "export_model", "load_for_export", "task_of"]
