@@ -104,7 +104,7 @@ def publish_weights(
         max_shard_size: such as "5GB". stem: of the file's name.
 
     Raises:
-        ValueError: weights that are missing, of another shape or more than the class has, or damaged files.
+        ValueError: weights that are missing, of another shape or more than the class has, or not finite; damaged files.
     """
     largest, files = as_bytes(max_shard_size), weight_files(source, stem)
     shapes, headers = {}, set()
@@ -113,6 +113,9 @@ def publish_weights(
             with safe_open(path, framework="pt") as file:
                 headers |= set(file.metadata() or {})
                 shapes |= {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
+                for key in file.keys():
+                    if not file.get_tensor(key).isfinite().all():
+                        raise ValueError(f"{path}: {key} holds numbers that are not finite: its training has failed.")
         names = published_names(shapes, architecture)
         check_weights(source, architecture, {name: shapes[key] for key, name in names.items()})
         same = headers <= {"format"} and all(key == names.get(key) for key in shapes)

@@ -363,6 +363,7 @@ def test_weights_that_do_not_fit_are_no_publication(copied, tmp_path):
     state = load_file(folder / "model.safetensors")
     for change, message in (
         ({"urfm.layernorm.weight": torch.ones(3)}, "has the shape"), ({"urfm.more": torch.ones(3)}, "unknown weights more"),
+        ({"urfm.layernorm.weight": torch.full_like(state["urfm.layernorm.weight"], torch.nan)}, "not finite"),
     ):  # fmt: skip
         save_file(state | change, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(ValueError, match=message):
