@@ -68,7 +68,7 @@ def test_a_folder_of_dicom_with_a_corrupted_file_trains_and_names_it(tmp_path):
     ):
         assert (output / name).exists()
     assert URFMForPreTraining.from_pretrained(output).config.auto_map["AutoModel"] == "modeling_urfm.URFMModel"
-    assert "34 images" in (output / "README.md").read_text()
+    assert "| local images | 34 | 1 |" in (output / "README.md").read_text()
 
 
 @pytest.mark.slow
