@@ -21,12 +21,12 @@ from ..configuration_urfm import URFMConfig, nearest_multiple
 from ..image_processing_urfm import URFMImageProcessor
 from ..modeling_urfm import URFMModel, resize_position_embeddings
 from .cards import make_facts, render
-from .conversion_files import ConversionError, Source, find_source, read_json, read_weights, sha256_of
+from .conversion_files import ConversionError, Source, find_source, read_json, read_weights
 from .conversion_keys import Fate, Plan, choose_state, make_plan
 from .conversion_libraries import describe, quiet
 from .conversion_parity import compare, compare_preprocessing, parity_images
 from .conversion_weights import position_type, take_weights
-from .results import write_json
+from .results import sha256_of, write_json
 from .saving import move_into, save_model_folder
 
 

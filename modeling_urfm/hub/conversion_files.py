@@ -5,7 +5,6 @@ A pickle is read by `torch.load(weights_only=True)` and by nothing else: a file 
 weights inside an index are taken only where they lie beside it.
 """
 
-import hashlib
 import json
 import pickle
 import warnings
@@ -242,17 +241,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ConversionError(f"{path.name} holds no JSON object.")
     return content
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, with a bar where it is large."""
-    digest = hashlib.sha256()
-    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"sha256 {path.name}", delay=2)
-    with path.open("rb") as file, bar:
-        while block := file.read(2**22):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
 
 
 def read_weights(paths: list[Path]) -> dict:

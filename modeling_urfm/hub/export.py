@@ -14,7 +14,6 @@
 Every format is compared with PyTorch on real images before anything is written. Not for clinical use.
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -44,7 +43,7 @@ from .export_check import (
 )
 from .export_folder import check_preprocessing, limits_of, write_folder
 from .export_graph import OPSET, OUTPUTS, ExportedModel, save_int8, save_onnx, save_torch_export, to_torch_export
-from .results import write_json
+from .results import sha256_of, write_json
 
 
 FORMATS = ("onnx", "torch_export", "int8")
@@ -199,7 +198,7 @@ def _measure(name: str, path: Path, task: str, problem: str | None, batches: lis
     ]  # fmt: skip
     return {
         "file": FILES[name], "bytes": sum(file.stat().st_size for file in files),
-        "sha256": {file.name: _sha256(file) for file in files}, "height": batches[0].shape[2],
+        "sha256": {file.name: sha256_of(file) for file in files}, "height": batches[0].shape[2],
         "width": batches[0].shape[3], "errors": errors[0], "top1_agreement": agreement, "other_sizes": others,
     }  # fmt: skip
 
@@ -235,14 +234,6 @@ def torch_export_runner(path: Path):
         return {name: value.numpy() for name, value in module(torch.from_numpy(pixels)).items()}
 
     return run
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _check_output(output_dir: Path) -> None:

@@ -19,7 +19,7 @@ from ..data.card import citations
 from ..data.shards import SPLITS
 from ..pretraining.teacher import NORMALIZATIONS
 from . import scrub
-from .results import run_facts
+from .results import run_facts, sha256_of
 
 
 FILE = "provenance.json"
@@ -131,7 +131,7 @@ def corpus_facts(folder: Path) -> dict:
     """A summary of a corpus of `recipes/prepare.py`: counts, licences, citations, and the hash of its manifest."""
     metrics = json.loads((folder / "results.json").read_text()).get("metrics", {})
     return {
-        "manifest_sha256": sha256(folder / "manifest.parquet"),
+        "manifest_sha256": sha256_of(folder / "manifest.parquet"),
         "images": metrics.get("frames_kept"), "patients": metrics.get("patients"),
         **{name: metrics.get(name) for name in COUNTED},
         "patients_by_organ": patients_by_organ(folder),
@@ -168,22 +168,10 @@ def base_facts(name: str) -> dict:
 
 def _digest_of(files: Sequence[Path]) -> str | None:
     """Of one file its SHA-256, of several that of theirs."""
-    digests = [sha256(path) for path in files]
+    digests = [sha256_of(path) for path in files]
     if len(digests) < 2:
         return digests[0] if digests else None
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def named_teacher(spec: str) -> str:

@@ -1,6 +1,7 @@
 # Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
-"""`results.json`: what every recipe leaves behind for a machine to read."""
+"""`results.json`: what every recipe leaves behind for a machine to read; and the hash that records name a file by."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..data.shards import write_atomically
 
@@ -53,3 +55,14 @@ def finite(value):
     if isinstance(value, (np.ndarray, np.generic)):
         return finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, with a bar where it is large."""
+    digest = hashlib.sha256()
+    bar = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"sha256 {path.name}", delay=2)
+    with path.open("rb") as file, bar:
+        while block := file.read(2**22):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()

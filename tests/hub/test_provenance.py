@@ -12,6 +12,7 @@ import torch
 
 from modeling_urfm.data.corpus import Corpus, join_corpora, load_corpus
 from modeling_urfm.hub import provenance, scrub
+from modeling_urfm.hub.results import sha256_of
 from modeling_urfm.pretraining import meters
 from modeling_urfm.pretraining.meters import Energy, add_energy
 
@@ -104,7 +105,7 @@ def test_the_weights_that_training_began_from_are_known_by_their_hash(tmp_path):
     assert (
         facts["kind"] == "local"
         and facts["name"] is None
-        and facts["weights"] == provenance.sha256(tmp_path / "model.safetensors")
+        and facts["weights"] == sha256_of(tmp_path / "model.safetensors")
     )
     assert provenance.base_facts("acme/not-in-the-cache") == {
         "kind": "hub", "name": "acme/not-in-the-cache", "revision": None, "weights": None,
