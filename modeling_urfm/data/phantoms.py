@@ -17,7 +17,7 @@ Everything is a pure function of (seed, patient, frame). A 128-px image takes ab
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -165,6 +165,7 @@ def phantom_frame(
     organ: str | None = None,
     lesion: str | None = None,
     probe: str | None = None,
+    depth_scale: float = 1.0,
     image_size: int = 128,
     snr_db: float | tuple[float, float] = 20.0,
     organs: Sequence[str] = ORGANS,
@@ -174,11 +175,13 @@ def phantom_frame(
     Args:
         organ, lesion, probe: forced; by default the organ goes round with the patient's number, the lesion is drawn
             (40 % absent, 30 % benign-like, 30 % malignant-like), the probe is the organ's usual one.
+        depth_scale: how much deeper than usual for the organ the probe looks, 0.5 to 2: the same anatomy in the same
+            place, smaller in the picture. Below 1 a lesion may lie deeper than the picture reaches.
         snr_db: mean power of the echoes (after attenuation and blurring, over all samples) over that of the noise, in
             dB. A pair is a range, from which each patient draws its own.
 
     Raises:
-        ValueError: an organ, lesion or probe that does not exist.
+        ValueError: an organ, lesion or probe that does not exist; a depth or a size that is out of range.
 
     >>> frame = phantom_frame(seed=0, patient=3, organ="liver", lesion="benign", image_size=64)
     >>> frame.image.shape, frame.organ, bool(frame.mask.any())
@@ -189,6 +192,9 @@ def phantom_frame(
             raise ValueError(f"{name} {value!r} does not exist; there are: {', '.join(known)}.")
     if image_size < 32:
         raise ValueError(f"image_size={image_size} is too small for a phantom; the smallest is 32.")
+    if not 0.5 <= depth_scale <= 2:
+        nearest = 2 if depth_scale > 2 else 0.5
+        raise ValueError(f"depth_scale={depth_scale} must be from 0.5 to 2. The nearest: {nearest}.")
     of_patient = np.random.default_rng([seed, patient])
     of_frame = np.random.default_rng([seed, patient, frame + 1])
 
@@ -200,7 +206,8 @@ def phantom_frame(
     if probe is None:  # now and then an abdomen is looked at with the heart's probe
         probe = "sector" if usual_probe == "curved" and of_patient.random() < 0.15 else usual_probe
     scanner = _Scanner.draw(probe, depths, of_patient)
-    depth_mm = scanner.depth_mm
+    depth_mm = scanner.depth_mm  # the usual one: by it the hand's movements are measured
+    scanner = replace(scanner, depth_mm=depth_scale * depth_mm)
     snr = float(of_patient.uniform(*snr_db)) if isinstance(snr_db, (tuple, list)) else float(snr_db)
     dynamic_range, gain, gamma = of_patient.uniform(52, 66), of_patient.uniform(-4, 4), of_patient.uniform(0.85, 1.15)
     sharpen, smooth, focus = of_patient.uniform(0, 0.5), of_patient.uniform(0.35, 0.9), of_patient.uniform(0.35, 0.65)
@@ -263,7 +270,7 @@ def phantom_frame(
         organ=organ, lesion=lesion, probe=probe, snr_db=snr,
         caption=CAPTIONS[of_frame.integers(len(CAPTIONS))].format(**words),
         measured_snr_db=10 * float(np.log10(signal_power / (scale**2 * noise_power))),
-        depth_mm=float(depth_mm),
+        depth_mm=float(scanner.depth_mm),
     )  # fmt: skip
 
 
