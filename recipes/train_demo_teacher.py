@@ -3,11 +3,15 @@
 
     python recipes/train_demo_teacher.py                                  # about 13 minutes on two cores
     python recipes/train_demo_teacher.py --max_train_steps 50 --output_dir try
+    python recipes/train_demo_teacher.py --pairs scenes                   # the same CLIP, but of another domain
 
 It stands in for BiomedCLIP: trained on image-text pairs, laid out like BiomedCLIP's Hub folder (`open_clip_config.json`,
 weights with `visual.trunk.*`, tokenizer), loaded by the same code. Its phantoms are clean (20 to 40 dB) and their
 patients are in no corpus and no evaluation; on most of them noise is laid in training, as BiomedCLIP too has seen pictures
 of good and bad scanners.
+
+`--pairs scenes` gives the teacher that `recipes/reproduce.py` compares it with, as CLIP stands to BiomedCLIP: the same
+network, steps and batches, but it learns from drawn scenes (`reproduction/scenes.py`) and never sees ultrasound.
 """
 
 import argparse
@@ -15,12 +19,14 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from open_clip.loss import ClipLoss
 from open_clip.model import CustomTextCLIP
+from reproduction.scene_teacher import describe_scene_teacher, held_out_scenes, scene_pairs
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -32,11 +38,11 @@ from transformers import PreTrainedTokenizerFast
 from modeling_urfm.data.phantoms import ORGANS, generate_phantoms, usable_cores
 from modeling_urfm.evaluation.probes import knn_accuracy
 from modeling_urfm.hub.results import run_facts, write_json
-from modeling_urfm.pretraining.schedules import cosine_schedule, make_optimizer
+from modeling_urfm.pretraining.schedules import RunLength, cosine_schedule, make_optimizer
 from modeling_urfm.pretraining.teacher import CLIP_MEAN, CLIP_STD, DEMO_TEACHER, load_teacher
 
 
-# Seeds of phantoms that nothing else uses: what the teacher learns from, and what it is tested on.
+# Seeds of phantoms and scenes that nothing else uses: what the teacher learns from, and what it is tested on.
 TRAIN_SEED, TEST_SEED = 7_000_001, 7_000_002
 CLEAN_DB = (20.0, 40.0)
 TEST_DB = {"clean": CLEAN_DB, "noisy": (5.0, 15.0)}
@@ -47,32 +53,31 @@ FINDINGS = (
     "an irregular, heterogeneous mass with posterior shadowing, suspicious for malignancy",
 )
 IMAGE_SIZE, CONTEXT_LENGTH = 128, 40
+FRAMES = 3  # of a patient
+OUTPUT_DIRS = {"phantoms": DEMO_TEACHER, "scenes": Path(__file__).resolve().parent / "reproduction" / "other_teacher"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", default=str(DEMO_TEACHER), help="Folder of the result.")
-    parser.add_argument("--num_patients", type=int, default=2500, help="Patients, 3 frames each.")
+    parser.add_argument("--pairs", choices=("phantoms", "scenes"), default="phantoms", help="What it learns from.")
+    parser.add_argument("--output_dir", help="Folder of the result; by default the teacher of these pairs is replaced.")
+    parser.add_argument("--num_patients", type=int, default=2500, help="Patients, 3 frames each; or as many scenes.")
     parser.add_argument("--max_train_steps", type=int, default=2000, help="Steps of the optimiser.")
     parser.add_argument("--per_device_train_batch_size", type=int, default=64, help="Image-text pairs a step.")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Peak learning rate.")
     parser.add_argument("--weight_decay", type=float, default=0.05, help="AdamW's.")
     parser.add_argument("--seed", type=int, default=0, help="Seeds weights, order and crops.")
     args = parser.parse_args()
+    args.output_dir = args.output_dir or str(OUTPUT_DIRS[args.pairs])
     started = time.perf_counter()
     torch.manual_seed(args.seed)
     torch.set_flush_denormal(True)
 
-    phantoms = generate_phantoms(
-        args.num_patients,
-        frames_per_patient=3,
-        snr_db=CLEAN_DB,
-        seed=TRAIN_SEED,
-        num_proc=usable_cores(),
-        progress=True,
-    )
-    pixels = stack(phantoms)
-    captions = list(phantoms["caption"])
+    if args.pairs == "phantoms":
+        images, captions = phantom_pairs(args.num_patients)
+    else:
+        images, captions = scene_pairs(TRAIN_SEED, FRAMES * args.num_patients)
+    pixels = stack(images)
     tokenizer = make_tokenizer(captions)
     tokens = tokenize(captions, tokenizer)
     config = {
@@ -98,7 +103,8 @@ def main():
         block.ls2.gamma.data.fill_(1.0)
     untrained = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = make_optimizer(model, args.learning_rate, args.weight_decay, beta2=0.98)
-    scheduler = cosine_schedule(optimizer, args.max_train_steps // 10, args.max_train_steps)
+    length = RunLength(len(pixels), args.per_device_train_batch_size, 1, args.max_train_steps)
+    scheduler = cosine_schedule(optimizer, length, warmup_ratio=0.1)
     contrast = ClipLoss()
     generator = torch.Generator().manual_seed(args.seed)
     model.train()
@@ -110,8 +116,10 @@ def main():
         if first < args.per_device_train_batch_size and step:
             order = torch.randperm(len(pixels), generator=generator)
         batch = order[first : first + args.per_device_train_batch_size]
-        images = normalize(add_noise(augment(pixels[batch].float() / 255, generator), generator).expand(-1, 3, -1, -1))
-        outputs = model(images, tokens[batch])
+        images = augment(pixels[batch].float() / 255, generator)
+        if args.pairs == "phantoms":
+            images = add_noise(images, generator)
+        outputs = model(normalize(images.expand(-1, 3, -1, -1)), tokens[batch])
         loss = contrast(outputs["image_features"], outputs["text_features"], outputs["logit_scale"])
         optimizer.zero_grad()
         loss.backward()
@@ -132,7 +140,7 @@ def main():
     (temporary / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(temporary)
     save(model.state_dict(), temporary)
-    metrics = evaluate(model, tokenizer, temporary, untrained)
+    metrics = evaluate(model, tokenizer, temporary, untrained, args.pairs)
     metrics |= {"loss_last": round(loss.item(), 4), "images": len(pixels), "steps": args.max_train_steps}
     results = {
         **run_facts(args.seed),
@@ -140,7 +148,11 @@ def main():
         "timings": {"training_s": round(training_s, 1), "total_s": round(time.perf_counter() - started, 1)},
     }  # fmt: skip
     write_json(temporary / "results.json", results)
-    (temporary / "README.md").write_text(describe(results))
+    if args.pairs == "phantoms":
+        text = describe_teacher(results)
+    else:
+        text = describe_scene_teacher(results, table(metrics), TRAIN_SEED, TEST_SEED)
+    (temporary / "README.md").write_text(text)
     shutil.rmtree(output_dir, ignore_errors=True)
     temporary.rename(output_dir)
     size = sum(p.stat().st_size for p in output_dir.iterdir()) / 2**20
@@ -148,9 +160,23 @@ def main():
     print(f"{output_dir}: {size:.1f} MiB. Use it with --teacher open_clip:local-dir:{args.output_dir}")
 
 
-def stack(phantoms) -> torch.Tensor:
-    """(images, 1, 128, 128) uint8."""
-    return torch.from_numpy(np.stack([np.asarray(image) for image in phantoms["image"]]))[:, None]
+def phantom_pairs(num_patients: int) -> tuple[Sequence, list[str]]:
+    """Clean phantoms in grey, FRAMES of each patient, and as many captions."""
+    phantoms = generate_phantoms(
+        num_patients,
+        frames_per_patient=FRAMES,
+        snr_db=CLEAN_DB,
+        seed=TRAIN_SEED,
+        num_proc=usable_cores(),
+        progress=True,
+    )
+    return phantoms["image"], list(phantoms["caption"])
+
+
+def stack(images) -> torch.Tensor:
+    """(images, 1 or 3, 128, 128) uint8, of grey or colour images."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def make_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
@@ -178,7 +204,7 @@ def tokenize(captions: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.T
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random crop, flip and gain an image, since the student's crops will differ as much: (batch, 1, size, size)."""
+    """A random crop, flip and gain an image, since the student's crops will differ as much: (batch, 1 or 3, size, size)."""
     batch = len(pixels)
     scale = (torch.rand(batch, generator=generator) * 0.5 + 0.5).sqrt()
     shift = (torch.rand(batch, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
@@ -228,49 +254,78 @@ def save(state: dict[str, torch.Tensor], folder: Path):
     save_file({key: value.half().contiguous() for key, value in state.items()}, folder / "open_clip_model.safetensors")
 
 
-@torch.no_grad()
-def evaluate(model, tokenizer, folder: Path, untrained: dict) -> dict:
-    """On new patients: zero-shot accuracy by text, and probes of the mean patch feature as the student sees it."""
+def evaluate(model, tokenizer, folder: Path, untrained: dict, pairs: str) -> dict:
+    """What it knows of new patients' phantoms, clean and noisy, and of new scenes if it learned from scenes."""
     metrics = {}
     for name, snr_db in TEST_DB.items():
         phantoms = generate_phantoms(20 * len(ORGANS), frames_per_patient=1, snr_db=snr_db, seed=TEST_SEED)
-        pixels = resize(stack(phantoms).expand(-1, 3, -1, -1).float() / 255)
-        half = np.arange(len(pixels)) // len(ORGANS) % 2 == 0
-        model.eval()
-        images = torch.cat([model.encode_image(normalize(p), normalize=True) for p in pixels.split(50)])
-        features = {}
-        for key, state in (("_untrained", untrained), ("", model.state_dict())):
-            save(state, folder)
-            teacher = load_teacher(f"open_clip:local-dir:{folder}", dtype=torch.float32)
-            grid = (IMAGE_SIZE // 16,) * 2
-            features[key] = np.concatenate([teacher(p, grid).mean(1).numpy() for p in pixels.split(50)])
-        for task, prompt, names in (("organ", "An ultrasound scan showing the {}", ORGANS), ("lesion", "{}", FINDINGS)):
-            labels = np.array(phantoms[task])
-            texts = model.encode_text(tokenize([prompt.format(n) for n in names], tokenizer), normalize=True)
-            metrics[f"{name}_{task}_zero_shot"] = float(((images @ texts.T).argmax(1).numpy() == labels).mean())
-            for key, x in features.items():
-                metrics[f"{name}_{task}_knn{key}"] = knn_accuracy(x[half], labels[half], x[~half], labels[~half], k=5)
-                scaler = StandardScaler().fit(x[half])
-                probe = LogisticRegression(C=0.05, max_iter=2000).fit(scaler.transform(x[half]), labels[half])
-                metrics[f"{name}_{task}_linear{key}"] = float(probe.score(scaler.transform(x[~half]), labels[~half]))
-            metrics[f"{name}_{task}_largest_class"] = float(np.bincount(labels[~half]).max() / (~half).sum())
+        labels = {task: np.array(phantoms[task]) for task in ("organ", "lesion")}
+        texts = {"organ": [f"An ultrasound scan showing the {organ}" for organ in ORGANS], "lesion": FINDINGS}
+        texts = texts if pairs == "phantoms" else {}  # scenes have taught it no words for them
+        found = accuracies(model, tokenizer, folder, untrained, stack(phantoms["image"]), labels, texts)
+        metrics |= {f"{name}_{key}": value for key, value in found.items()}
+    if pairs == "scenes":
+        images, labels, texts = held_out_scenes(TEST_SEED)
+        found = accuracies(model, tokenizer, folder, untrained, stack(images), labels, texts)
+        metrics |= {f"scenes_{key}": value for key, value in found.items()}
     return {key: round(value, 4) for key, value in metrics.items()}
+
+
+@torch.no_grad()
+def accuracies(model, tokenizer, folder: Path, untrained: dict, images, labels: dict, texts: dict) -> dict:
+    """Zero-shot accuracy by text, and probes of the mean patch feature as the student sees it, task by task.
+
+    Args:
+        folder: has the config; weights are written there. untrained: the state dict before training.
+        images: (images, 1 or 3, 128, 128) uint8. labels: (images,) of each task, half of them to fit the probes on.
+        texts: of each task that has them, one a class.
+    """
+    metrics = {}
+    pixels = resize(images.expand(-1, 3, -1, -1).float() / 255)
+    half = np.arange(len(pixels)) // len(ORGANS) % 2 == 0
+    model.eval()
+    features = {}
+    for key, state in (("_untrained", untrained), ("", model.state_dict())):
+        save(state, folder)
+        teacher = load_teacher(f"open_clip:local-dir:{folder}", dtype=torch.float32)
+        grid = (IMAGE_SIZE // 16,) * 2
+        features[key] = np.concatenate([teacher(p, grid).mean(1).numpy() for p in pixels.split(50)])
+    embedded = torch.cat([model.encode_image(normalize(p), normalize=True) for p in pixels.split(50)])
+    for task, y in labels.items():
+        if task in texts:
+            classes = model.encode_text(tokenize(texts[task], tokenizer), normalize=True)
+            metrics[f"{task}_zero_shot"] = float(((embedded @ classes.T).argmax(1).numpy() == y).mean())
+        for key, x in features.items():
+            metrics[f"{task}_knn{key}"] = knn_accuracy(x[half], y[half], x[~half], y[~half], k=5)
+            scaler = StandardScaler().fit(x[half])
+            probe = LogisticRegression(C=0.05, max_iter=2000).fit(scaler.transform(x[half]), y[half])
+            metrics[f"{task}_linear{key}"] = float(probe.score(scaler.transform(x[~half]), y[~half]))
+        metrics[f"{task}_largest_class"] = float(np.bincount(y[~half]).max() / (~half).sum())
+    return metrics
 
 
 def resize(pixels: torch.Tensor) -> torch.Tensor:
     return F.interpolate(pixels, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def describe(results: dict) -> str:
+def table(metrics: dict) -> str:
+    """The accuracies in Markdown: a row for each task of scenes, if there are any, and of phantoms."""
+    rows = {"kind of the main thing": "scenes_kind", "its colour": "scenes_colour"}
+    rows = rows if "scenes_kind_knn" in metrics else {}
+    for task in ("organ", "lesion"):
+        rows |= {f"{task}, {low:g} to {high:g} dB": f"{name}_{task}" for name, (low, high) in TEST_DB.items()}
+    lines = ["| | zero-shot | kNN | linear probe | largest class |", "| --- | --- | --- | --- | --- |"]
+    for title, task in rows.items():
+        share = {k.removeprefix(f"{task}_"): f"{v:.1%}" for k, v in metrics.items() if k.startswith(f"{task}_")}
+        lines.append(
+            f"| {title} | {share.get('zero_shot', '-')} | {share['knn']} ({share['knn_untrained']}) | "
+            f"{share['linear']} ({share['linear_untrained']}) | {share['largest_class']} |"
+        )
+    return "\n".join(lines)
+
+
+def describe_teacher(results: dict) -> str:
     m = results["metrics"]
-    rows = [
-        f"| {task}, {low:g} to {high:g} dB | {m[f'{name}_{task}_zero_shot']:.1%} | {m[f'{name}_{task}_knn']:.1%} "
-        f"({m[f'{name}_{task}_knn_untrained']:.1%}) | {m[f'{name}_{task}_linear']:.1%} "
-        f"({m[f'{name}_{task}_linear_untrained']:.1%}) | {m[f'{name}_{task}_largest_class']:.1%} |"
-        for task in ("organ", "lesion")
-        for name, (low, high) in TEST_DB.items()
-    ]
-    table = "\n".join(rows)
     return f"""# The demo's teacher
 
 A CLIP of {IMAGE_SIZE}-px images (timm's `test_vit4`, patch 16, 96 features) and short captions, trained by
@@ -282,9 +337,7 @@ phantoms alone, and not their lesions: not for any use on patients. Apache-2.0.
 Accuracy on phantoms of other patients (seed {TEST_SEED}, 300 images; kNN and linear probe of the mean patch feature: half
 of them for training, the untrained network's in brackets):
 
-| | zero-shot | kNN | linear probe | largest class |
-| --- | --- | --- | --- | --- |
-{table}
+{table(m)}
 """
 
 
