@@ -1,0 +1,133 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""From the units' answers to `results.json`: claims, tables, what is missing, and how a run compares with another one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from modeling_urfm.hub.results import run_facts
+
+from .claims import judge_all
+from .design import DECODER, ENCODER, FULL, HOME, LEARNING_RATES, LOW, MASK_RATIOS, Scale
+from .measures import FAILS, HOLDS, UNDECIDED
+from .scores import DRAWS, SEED, Answers
+from .tables import LABELS, settings, tables
+from .units import plan
+
+
+def command(scale: Scale) -> str:
+    """That runs all units of a scale and reports on them."""
+    return "python recipes/reproduce.py" + ("" if scale is FULL else f" --{scale.name}")
+
+
+def read_units(folder: Path) -> dict[str, dict]:
+    """The finished units: name to content, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there are none. ValueError: a file is damaged.
+    """
+    files = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))  # .tmp-: being written
+    if not files:
+        raise FileNotFoundError(f"no finished units in {folder}: run `{command(FULL)}` first (or with --quick).")
+    return {path.stem: _read(path) for path in files}
+
+
+def _read(path: Path) -> dict:
+    try:
+        unit = json.loads(path.read_text(encoding="utf-8"))
+        named, needed = unit["unit"], {"data": "truth", "tune": "tried"}
+        content = unit[needed.get(named["kind"], "answers")]
+        whole = {"kind", "subject", "seed"} <= set(named) and bool(content) and "scale" in unit
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): {_AGAIN}") from error
+    if not whole:
+        raise ValueError(f"{path} is damaged (not all of it is there): {_AGAIN}")
+    return unit
+
+
+_AGAIN = "remove it, and the recipe runs the unit again."
+
+
+def analyse(units: dict[str, dict], scale: Scale, seconds: float) -> dict:
+    """Everything that the report shows, as it goes into `results.json`.
+
+    Args:
+        units: as `read_units` returns them; any of the scale's may be missing, but not all of the kind "data".
+        seconds: that the run took.
+
+    Raises:
+        ValueError: units of another scale, or that do not agree on the truth.
+    """
+    for name, unit in units.items():
+        if unit["scale"] != scale.name:
+            raise ValueError(
+                f"the unit {name} is of the {unit['scale']} experiment, not of the {scale.name} one: "
+                "give each a folder of its own (--output_dir)."
+            )
+    answers = Answers(units)
+    claims, left_out = judge_all(answers, units, scale)
+    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in (HOLDS, FAILS, UNDECIDED)}
+    cpu = sum(unit["timings"]["cpu_s"] for unit in units.values())
+    return {
+        **run_facts(SEED), "versions": _versions(units), "scale": scale.name,
+        "metrics": {name.replace(" ", "_"): count for name, count in counts.items()},
+        "timings": {
+            "total_s": round(seconds, 1), "units_cpu_h": round(cpu / 3600, 2),
+            "longest_unit_s": max(unit["timings"]["total_s"] for unit in units.values()),
+        },
+        "claims": claims, "left_out": left_out,
+        "design": {
+            **asdict(scale), "home": HOME, "low": [level for level in LOW if level in scale.levels], "encoder": ENCODER,
+            "decoder": DECODER, "learning_rates": LEARNING_RATES, "mask_ratios": MASK_RATIOS, "draws": DRAWS,
+            "test_patients": {name: len(truth) for name, truth in answers.truth.items()}, "settings": settings(answers),
+            "reproduce": command(scale),
+        },
+        "units": {"done": len(units), "missing": [unit.name for unit in plan(scale) if unit.name not in units]},
+        "arms": LABELS, "tables": tables(answers, units, scale),
+    }  # fmt: skip
+
+
+def _versions(units: dict[str, dict]) -> dict[str, str | None]:
+    """Of the libraries that the units ran with; both where they differ."""
+    found: dict[str, list[str]] = {}
+    for unit in units.values():
+        for name, version in unit["versions"].items():
+            if version and version not in found.setdefault(name, []):
+                found[name].append(version)
+    return {name: " and ".join(versions) or None for name, versions in found.items()}
+
+
+def compare_with(results: dict, committed: dict) -> list[dict]:
+    """Do the arms of a run stand in the order in which a committed run has them?
+
+    Asked of every level and pair of arms that both have (linear probe, mean of organ and lesion), where the committed
+    interval of the difference excludes 0.
+
+    Args:
+        results, committed: what `analyse` returned, or as read from `results.json`.
+
+    Returns:
+        [{"level", "higher", "lower" (of the committed run), "committed", "here": the difference's cells, "same": whether
+        the order is the same here, "agrees": whether it is within the interval here}]
+    """
+    here = {(row["level"], row["a"], row["b"]): row["cell"] for row in results["tables"]["pairs"]}
+    compared = []
+    for row in committed["tables"]["pairs"]:
+        cell = here.get((row["level"], row["a"], row["b"]))
+        low, high = row["cell"]["ci95"]
+        if cell is None or not (low > 0 or high < 0):
+            continue
+        sign, names = (1, (row["a"], row["b"])) if low > 0 else (-1, (row["b"], row["a"]))
+        ours, theirs = _turned(cell, sign), _turned(row["cell"], sign)
+        compared.append({
+            "level": row["level"], "higher": names[0], "lower": names[1], "committed": theirs, "here": ours,
+            "same": ours["value"] > 0, "agrees": ours["ci95"][1] >= 0,
+        })  # fmt: skip
+    return compared
+
+
+def _turned(cell: dict, sign: int) -> dict:
+    """The cell of the difference the other way round, where `sign` is -1."""
+    ends: Sequence[float] = sorted(sign * end for end in cell["ci95"])
+    return {**cell, "value": sign * cell["value"], "ci95": list(ends)}

@@ -1,0 +1,226 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""The parts of REPORT.md that are tables: what each arm scored, how it was trained, what the ablations say."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from modeling_urfm.evaluation.corruptions import PUBLISHED, SEVERITIES
+
+from .design import SCRATCH_LONGER, Arm
+from .markdown import cell, cells_table, folded, number, table
+from .measures import FAILS, HOLDS, UNDECIDED
+
+
+def teacher(results: dict) -> str:
+    rows, design = results["tables"]["frozen"], results["design"]
+    parts = [
+        _frozen_table(rows, design, "linear", "in"),
+        folded("Linear probe, another scanner's images", _frozen_table(rows, design, "linear", "out")),
+        folded("kNN", _frozen_table(rows, design, "knn", "in")),
+        folded("kNN, another scanner's images", _frozen_table(rows, design, "knn", "out")),
+    ]
+    masks = [column for column in (f"{design['home']:g}/mask/linear/in", f"{design['home']:g}/mask/linear/out")]
+    if any(column in row["cells"] for row in rows for column in masks):
+        shown = cells_table(rows, dict(zip(masks, ("in distribution", "another scanner"))))
+        parts.append(folded(f"Lesion masks from frozen features, Dice, {design['home']:g} dB", shown))
+    return "\n\n".join([
+        "## The teacher first: frozen features\n\nWhat the teacher does not see no student can learn from it, so its own probe "
+        "is the first row. Linear probe on frozen features, macro-F1 in points ± standard deviation over seeds, the 95 % "
+        "interval below.", *parts,
+    ])  # fmt: skip
+
+
+def _frozen_table(rows: Sequence[dict], design: dict, protocol: str, side: str) -> str:
+    columns = {
+        f"{level:g}/{task}/{protocol}/{side}": f"{level:g} dB {task}s"
+        for level in design["levels"] for task in ("organ", "lesion")
+    }  # fmt: skip
+    return cells_table(rows, columns)
+
+
+def design(results: dict) -> str:
+    design = results["design"]
+    patients = design["test_patients"]
+    low = " and ".join(f"{level:g}" for level in design["low"])
+    arms = [
+        [
+            results["arms"].get(name, name),
+            f"`{name}`" * (name in results["arms"]),
+            f"{chosen['learning_rate']:g}",
+            _differences(chosen),
+        ]
+        for name, chosen in design["settings"].items()
+    ]
+    encoder, organ, lesion = design["encoder"], design["organ"], design["lesion"]
+    corpus = (
+        f"{design['patients']} patients x {design['frames']} frames x {design['views']} crops, and the real frames that come "
+        "with pydicom, without labels"
+    )
+    text = f"""
+## Data, arms, budget
+
+- Corpus: {corpus}; the same anatomy at {", ".join(f"{level:g}" for level in design["levels"])} dB. "Low signal" is {low} dB;
+  what is asked once is asked at {design["home"]:g} dB.
+- Labels: organs {organ[0]} for training, {organ[1]} for validation, {patients["organ/in"]} and {patients["organ/out"]} (another
+  scanner) for the test; lesions {lesion[0]}, {lesion[1]}, {patients["lesion/in"]} and {patients["lesion/out"]}. One image a
+  patient; splits are by patient. A share of the labels holds one image of each class at least.
+- Encoder: {encoder["num_hidden_layers"]} layers x {encoder["hidden_size"]}, {encoder["image_size"]} px, patches of
+  {encoder["patch_size"]}; the same for all arms, with the same weights at the start of a seed.
+- Pre-training: {design["steps"]} steps of {design["batch"]} images, the same images in the same order for all arms of a seed.
+- Tuning: {_budget(results)}
+- Seeds: {", ".join(map(str, design["seeds"]))}.
+
+{table(["arm", "name", "learning rate", "differs from the defaults by"], arms) if arms else ""}
+
+{_tuning(results)}
+
+{_pretraining(results)}
+"""
+    return text
+
+
+def _budget(results: dict) -> str:
+    """What each kind of target had to choose from, as the units of the tuning have it, not as it was planned."""
+    design, kinds = results["design"], [row for row in results["tables"]["tuning"] if row["subject"] != "finetune"]
+    if not kinds:
+        return "none in this run; the settings are those that the full one chose."
+    counts = {row["subject"]: len(row["tried"]) for row in kinds}
+    each = (
+        f"{len(kinds)} kinds of target ({', '.join(counts)}) chose from {min(counts.values())} candidates each"
+        if len(set(counts.values())) == 1
+        else f"kinds of target had unequal choices ({', '.join(f'{name} {count}' for name, count in counts.items())})"
+    )
+    steps = design["tuning_steps"]
+    return f"{each}, learning rate and mask ratio, in {steps} steps each, on validation alone, with a seed of its own."
+
+
+def _differences(chosen: dict) -> str:
+    """What an arm's settings change: `Arm`'s fields and the model's."""
+    default = Arm(chosen["targets"])
+    changed = {"targets": chosen["targets"]} | {
+        field.name: chosen[field.name]
+        for field in fields(Arm)
+        if field.name not in ("targets", "learning_rate", "model")
+        and chosen.get(field.name, getattr(default, field.name)) != getattr(default, field.name)
+    }
+    said = (name if value is True else f"{name} {value}" for name, value in (changed | chosen["model"]).items())
+    return ", ".join(text.replace("_", " ") for text in said)
+
+
+def _tuning(results: dict) -> str:
+    rows = []
+    for row in results["tables"]["tuning"]:
+        for tried in row["tried"]:
+            what = ", ".join(
+                f"{name.replace('_', ' ')} {value}"
+                for name, value in tried.items()
+                if name not in ("score", "organ", "lesion", "chosen")
+            )
+            rows.append([row["subject"], what, f"{tried['score']:.1f}", "best" if tried["chosen"] else ""])
+    lines = table(["arm", "tried", "validation score (points)", ""], rows)
+    return folded("What the tuning tried, on validation", lines) if rows else ""
+
+
+def _pretraining(results: dict) -> str:
+    rows = [
+        [
+            row["label"], f"{row['level']:g}", row["seeds"], row["steps"], row["images"], number(row["student_cpu_s"], 0),
+            number(row["teacher_cpu_s"], 0), number(row["loss_first"], 3), number(row["loss_last"], 3),
+            number(row["blind"], 3), number(row["ratio"], 2), number(row["late"], 2),
+        ] for row in results["tables"]["pretraining"]
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = ["arm", "dB", "seeds", "steps", "images", "student, CPU s", "teacher, CPU s", "first loss", "last loss",
+            "blind loss", "last / first", "late fall"]  # fmt: skip
+    words = (
+        "Means over seeds. The teacher's seconds are those of seeing every image that is shown. A cosine loss is given as "
+        "1 - cosine. *Blind loss* is that of a student that knows where a patch is and nothing of the image. *Late fall* is the "
+        "part of the whole fall of the loss that its last quarter brought: near 0, the loss is at its floor, which need not be "
+        "0: speckle cannot be predicted."
+    )
+    return folded("Pre-training: steps, seconds, losses", f"{words}\n\n{table(head, rows)}")
+
+
+def finetuned(results: dict) -> str:
+    columns = {
+        f"{task}/{protocol}/{side}": f"{words}{', another scanner' if side == 'out' else ''}{more}"
+        for task, words in (("organ", "organs"), ("lesion", "lesions"), ("mask", "masks (Dice)"))
+        for protocol, more in (
+            ("finetune@1", ""), ("finetune@0.1", ", 10 %"), (f"finetune{SCRATCH_LONGER}x@1", f", {SCRATCH_LONGER} x as long"),
+        )
+        for side in ("in", "out") if side == "in" or protocol == "finetune@1"
+    }  # fmt: skip
+    lines = cells_table(results["tables"]["finetuned"], columns)
+    return f"Fine-tuned at {results['design']['home']:g} dB:\n\n{lines}" if lines else ""
+
+
+def labels(results: dict) -> str:
+    parts = []
+    for task in ("organ", "lesion"):
+        rows = [row for row in results["tables"]["labels"] if task in row["tasks"]]
+        shares = sorted({point["x"] for row in rows for point in row["tasks"][task]})
+        cells = [
+            [row["label"], *(cell({p["x"]: p["cell"] for p in row["tasks"][task]}.get(share)) for share in shares)]
+            for row in rows
+        ]
+        if cells:
+            head = ["linear probe", *(f"{100 * share:.3g} % of the labels" for share in shares)]
+            parts.append(folded(f"Scores by share of the labels, {task}s", table(head, cells)))
+    return "\n\n".join(parts)
+
+
+def gaps(results: dict) -> str:
+    rows = [
+        [f"{row['level']:g}", *(cell(row["cells"].get(task), "+") for task in ("mean", "organ", "lesion"))]
+        for row in results["tables"]["gaps"]
+    ]
+    return "Medical less pixel, linear probe:\n\n" + table(["dB", "mean", "organs", "lesions"], rows) if rows else ""
+
+
+def robustness(results: dict) -> str:
+    columns = {"clean": "clean"} | {f"drop/{name}": f"lost under {name}" for name in PUBLISHED}
+    columns |= {f"{name}-{SEVERITIES[-1]}": f"strongest {name}" for name in PUBLISHED}
+    lines = cells_table(results["tables"]["robustness"], columns)
+    return f"Organs; what is lost is the mean over severities:\n\n{lines}" if lines else ""
+
+
+def defaults(results: dict) -> str:
+    """Which settings the ablations speak for: a change where the interval that holds for all variants together excludes 0."""
+    rows, arms = results["tables"]["ablations"], results["design"]["settings"]
+    if not rows:
+        return ""
+    best, better = rows[0], [f"`{row['name']}`" for row in rows if row["ci95_all"][0] > 0]
+    low, high = best["ci95_all"]
+    follows = (
+        f"For another default than the baseline's setting speak: {', '.join(better)}."
+        if better
+        else "That excludes 0 from below: the baseline's settings stay, every variant is worse."
+        if high < 0
+        else "That contains 0: nothing here speaks for another default than the baseline's settings."
+    )
+    named = {
+        word: "; ".join(row["name"] for row in rows if row["verdict"] == verdict) or "none"
+        for word, verdict in (("better", HOLDS), ("worse", FAILS), ("undecided", UNDECIDED))
+    }
+    lines = table(
+        ["variant", "less the baseline (95 % interval)", "interval of all together", "sd over seeds", "seeds"],
+        [
+            [
+                row["name"], row["shown"], f"{row['ci95_all'][0]:+.1f} to {row['ci95_all'][1]:+.1f}", number(row["sd"]),
+                len(row["seeds"]),
+            ] for row in rows
+        ],
+    )  # fmt: skip
+    share = arms["baseline"]["length"]
+    return f"""The baseline is the arm `medical` with {share:g} times its steps; one thing at a time is different from it.
+The best of {len(rows)} variants is {best["name"]}: {best["shown"]} points, with an interval that allows for having chosen the best
+of {low:+.1f} to {high:+.1f}. {follows}
+
+By the interval of each alone:
+
+- better: {named["better"]};
+- worse: {named["worse"]};
+- undecided, and so to be chosen by cost: {named["undecided"]}.
+
+{lines}"""

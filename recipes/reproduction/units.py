@@ -1,0 +1,343 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""The experiment in units, each one arm and one seed, that can be run in any order and on any day.
+
+A unit leaves `units/NAME.json` with its answers: for every question "LEVEL/TASK/PROTOCOL/SIDE" the class of every test
+image as one character ("0" to "9", "a" to "z"), or its Dice in per cent as two ("00" to "99", and "a0" for 100).
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_urfm.hub.results import run_facts, write_json
+
+from . import corpora, downstream
+from .design import (
+    ABLATIONS,
+    ARMS,
+    AUGMENTED,
+    CLAIMED,
+    FINETUNED,
+    FULL,
+    HOME,
+    LEARNING_RATES,
+    LONGER,
+    LOW,
+    MASK_RATIOS,
+    SCRATCH_LONGER,
+    TUNING_SEED,
+    UNTRAINED,
+    Arm,
+    Scale,
+)
+from .training import new_encoder, pretrain
+
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+# Full fine-tuning: chosen on validation at HOME with TUNING_SEED from FINETUNE_RATES, for each kind of encoder.
+FINETUNE_RATES = (3e-4, 1e-3, 3e-3)
+FINETUNE_RATE = {"scratch": 3e-4, "pretrained": 1e-3, "teacher": 3e-4}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work.
+
+    Attributes:
+        kind: "data" (a level), "tune" (an arm), "arm", "augmented", "longer", "ablation", "untrained".
+        subject: the level or the arm. seed: of the arm.
+    """
+
+    kind: str
+    subject: str
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        plain = "".join(c if c.isalnum() or c in "-." else "-" for c in self.subject.replace("'", "").replace(",", ""))
+        return f"{self.kind}-{plain}" + ("" if self.seed is None else f"-{self.seed}")
+
+
+def plan(scale: Scale) -> list[Unit]:
+    """All units in the order in which they are run: what others stand on first, then a whole seed before the next."""
+    units = [Unit("data", f"{level:g}") for level in sorted(scale.levels, key=lambda level: abs(level - HOME))]
+    if scale is not FULL:
+        return units + [Unit("arm", arm, s) for s in scale.seeds for arm in CLAIMED] + [
+            Unit("untrained", name, s) for s in scale.seeds for name in UNTRAINED[:2]
+        ]  # fmt: skip
+    units += [Unit("tune", arm, TUNING_SEED) for arm in ("medical", "pixel", "deblur", "other", "random", "finetune")]
+    for seed in scale.seeds:
+        units += [Unit("arm", arm, seed) for arm in ARMS]
+        units += [Unit("untrained", name, seed) for name in UNTRAINED]
+        units += [Unit("augmented", arm, seed) for arm in AUGMENTED]
+    for seed in scale.seeds:
+        units += [Unit("ablation", name, seed) for name in ABLATIONS]
+        units += [Unit("longer", arm, seed) for arm in LONGER]
+    return units
+
+
+def run_unit(unit: Unit, folder: Path, scale: Scale) -> None:
+    """Run one unit on one thread, and write its file in one step."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    started, cpu = time.perf_counter(), time.process_time()
+    does = {
+        "data": _data, "tune": _tune, "arm": _arm, "augmented": _augmented, "longer": _longer, "ablation": _ablation,
+        "untrained": _untrained,
+    }[unit.kind]  # fmt: skip
+    found = does(unit, folder / "data", scale)
+    (folder / "units").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "units" / f"{unit.name}.json", {
+        "unit": asdict(unit), "scale": scale.name, **run_facts(unit.seed or 0), **found, "command": _command(unit, scale),
+        "timings": {"total_s": round(time.perf_counter() - started, 1), "cpu_s": round(time.process_time() - cpu, 1)},
+    })  # fmt: skip
+
+
+def _command(unit: Unit, scale: Scale) -> str:
+    """What runs this unit again, whatever process runs it now."""
+    return "python recipes/reproduce.py" + (" --quick" if scale is not FULL else "") + f" --only {unit.name}"
+
+
+# ---------------------------------------------------------------- what each kind does
+
+
+def _data(unit: Unit, data: Path, scale: Scale) -> dict:
+    """Images and features of one level; the truth of the test sets, which is the same at all levels."""
+    level = float(unit.subject)
+    corpus, truth = corpora.unlabelled(data, level, scale), {}
+    features, teacher_s = corpora.features(data, level, corpus, "medical")
+    for task in ("organ", "lesion"):
+        labelled = corpora.labelled(data, level, scale, task)
+        for side in ("in", "out"):
+            truth[f"{task}/{side}"] = encode(labelled.labels[labelled.rows[side]])
+    return {
+        "truth": truth,
+        "crops": len(corpus.images),
+        "teacher_cpu_s": round(teacher_s, 1),
+        "floor": _floor(features),
+    }
+
+
+def _floor(features: np.ndarray) -> dict[str, float]:
+    """The loss of a student that knows nothing of the image: one feature for all patches, or one for each position."""
+    unit = torch.nn.functional.normalize(torch.from_numpy(features[::4].astype(np.float32)), dim=-1)
+    return {
+        "constant": -round(float(unit.mean((0, 1)).norm()), 4), "position": -round(float(unit.mean(0).norm(dim=-1).mean()), 4),
+    }  # fmt: skip
+
+
+def _tune(unit: Unit, data: Path, scale: Scale) -> dict:
+    """The same candidates for every kind of target, on a seed of their own and on validation alone."""
+    if unit.subject == "finetune":
+        return _tune_finetune(data, scale)
+    tried = []
+    for rate in LEARNING_RATES:
+        for ratio in MASK_RATIOS:
+            arm = Arm(**{**vars(ARMS[unit.subject]), "learning_rate": rate, "model": {"mask_ratio": ratio}})
+            encoder = _pretrain(arm, data, HOME, scale, unit.seed, steps=scale.tuning_steps).encoder
+            tried.append({"learning_rate": rate, "mask_ratio": ratio, **_validation_scores(encoder, data, scale)})
+    return {"tried": tried, "best": max(tried, key=lambda t: t["score"])}
+
+
+def _tune_finetune(data: Path, scale: Scale) -> dict:
+    encoder = _pretrain(ARMS["medical"], data, HOME, scale, TUNING_SEED, steps=scale.tuning_steps).encoder
+    organ = corpora.labelled(data, HOME, scale, "organ")
+    kinds = {
+        "scratch": downstream.StudentTokens(new_encoder(TUNING_SEED)), "pretrained": downstream.StudentTokens(encoder),
+        "teacher": downstream.TeacherTokens(corpora.teacher("medical", dtype=torch.float32)),
+    }  # fmt: skip
+    tried = [
+        {"kind": kind, "learning_rate": rate, "score": downstream.finetune(
+            tokens, organ, "organ", learning_rate=rate, passes=scale.finetune_passes["organ"], seed=TUNING_SEED
+        )["validation"]}
+        for kind, tokens in kinds.items() for rate in FINETUNE_RATES
+    ]  # fmt: skip
+    best = {kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in kinds}
+    return {"tried": tried, "best": best}
+
+
+def _validation_scores(encoder, data: Path, scale: Scale) -> dict:
+    from sklearn.metrics import f1_score
+
+    scores = {}
+    for task in ("organ", "lesion"):
+        labelled = corpora.labelled(data, HOME, scale, task)
+        features = downstream.embed(downstream.StudentTokens(encoder), labelled.images)
+        rows = labelled.rows["validation"]
+        answers = downstream.probe(features, labelled).predict(features[rows])[0].argmax(-1)
+        scores[task] = float(f1_score(labelled.labels[rows], answers, average="macro"))
+    return scores | {"score": sum(scores.values()) / len(scores)}
+
+
+def _arm(unit: Unit, data: Path, scale: Scale) -> dict:
+    """An arm at its levels: frozen features everywhere; the rest at HOME."""
+    arm, answers, training = ARMS[unit.subject], {}, {}
+    for level in scale.levels if unit.subject in CLAIMED else LOW:
+        steps = _steps(arm, scale)
+        looks = tuple(round(share * steps) for share in scale.checkpoints) if level == HOME else ()
+        trained = _pretrain(arm, data, level, scale, unit.seed, checkpoints=looks)
+        training[f"{level:g}"] = _facts(trained, steps, scale)
+        tokens = downstream.StudentTokens(trained.encoder)
+        answers |= _frozen(tokens, data, level, scale)
+        for step, encoder in trained.checkpoints.items():
+            answers |= _at_step(downstream.StudentTokens(encoder), data, level, scale, step)
+        if level == HOME:
+            answers |= _home(tokens, data, scale)
+            if unit.subject in FINETUNED:
+                answers |= _finetuned(tokens, "pretrained", data, scale, unit.seed)
+    return {"settings": asdict(arm), "pretraining": training, "answers": answers}
+
+
+def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
+    """A student without pre-training, or a teacher as the encoder: its frozen features, and fine-tuned."""
+    if unit.subject == "scratch":
+        tokens, kind = downstream.StudentTokens(new_encoder(unit.seed).eval()), "scratch"
+    else:
+        which = "other" if unit.subject == "teacher-other" else "medical"
+        tokens, kind = downstream.TeacherTokens(corpora.teacher(which, dtype=torch.float32)), "teacher"
+    answers = {}
+    for level in scale.levels if unit.subject != "teacher-other" else LOW:
+        answers |= _frozen(tokens, data, level, scale)
+    answers |= _home(tokens, data, scale)
+    if unit.subject in FINETUNED:
+        answers |= _finetuned(tokens, kind, data, scale, unit.seed)
+    if kind == "scratch" and scale is FULL:  # does it lack nothing but time?
+        answers |= _finetuned(tokens, kind, data, scale, unit.seed, longer=SCRATCH_LONGER, tasks=("organ",))
+    return {"answers": answers}
+
+
+def _augmented(unit: Unit, data: Path, scale: Scale) -> dict:
+    return _at_home(AUGMENTED[unit.subject], unit.seed, data, scale, robust=True)
+
+
+def _longer(unit: Unit, data: Path, scale: Scale) -> dict:
+    return _at_home(LONGER[unit.subject], unit.seed, data, scale)
+
+
+def _ablation(unit: Unit, data: Path, scale: Scale) -> dict:
+    return _at_home(ABLATIONS[unit.subject], unit.seed, data, scale)
+
+
+def _at_home(arm: Arm, seed: int, data: Path, scale: Scale, robust: bool = False) -> dict:
+    trained = _pretrain(arm, data, HOME, scale, seed)
+    tokens = downstream.StudentTokens(trained.encoder)
+    answers = _frozen(tokens, data, HOME, scale)
+    if robust:
+        answers |= _robust(tokens, data, scale)
+    facts = {f"{HOME:g}": _facts(trained, _steps(arm, scale), scale)}
+    return {"settings": asdict(arm), "pretraining": facts, "answers": answers}
+
+
+# ---------------------------------------------------------------- pre-training
+
+
+def _steps(arm: Arm, scale: Scale) -> int:
+    return round(scale.steps * arm.length)
+
+
+def _pretrain(arm: Arm, data: Path, level: float, scale: Scale, seed: int, steps: int | None = None, checkpoints=()):
+    corpus, targets = corpora.unlabelled(data, level, scale), None
+    if arm.targets != "pixel":
+        targets = np.asarray(corpora.features(data, level, corpus, arm.targets, arm.layer)[0])
+        if arm.average_frames:
+            targets = corpora.averaged_over_frames(targets, corpus)
+        if arm.normalize == "layer_norm":
+            x = torch.from_numpy(targets.astype(np.float32))
+            targets = torch.nn.functional.layer_norm(x, x.shape[-1:]).numpy()
+    return pretrain(arm, corpus.images, targets, seed, steps or _steps(arm, scale), scale.batch, checkpoints)
+
+
+def _facts(trained, steps: int, scale: Scale) -> dict:
+    return {
+        "steps": steps, "images": steps * scale.batch, "student_cpu_s": round(trained.cpu_s, 1),
+        "losses": {str(step): round(loss, 4) for step, loss in trained.losses.items()},
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- answers
+
+
+def encode(classes: np.ndarray) -> str:
+    """(images,) classes below 36 to one character each."""
+    return "".join(DIGITS[c] for c in classes)
+
+
+def decode(text: str) -> np.ndarray:
+    """What `encode` was given."""
+    return np.array([DIGITS.index(c) for c in text])
+
+
+def encode_dice(dice: np.ndarray) -> str:
+    """(images,) values in [0, 1] to two characters each: per cent, tens as one digit."""
+    return "".join(f"{DIGITS[percent // 10]}{percent % 10}" for percent in np.rint(100 * dice).astype(int).tolist())
+
+
+def decode_dice(text: str) -> np.ndarray:
+    """What `encode_dice` was given, rounded to per cent."""
+    return np.array([DIGITS.index(tens) * 10 + int(ones) for tens, ones in zip(text[::2], text[1::2])]) / 100
+
+
+def _keyed(level: float, task: str, answers: dict[str, np.ndarray]) -> dict[str, str]:
+    code = encode_dice if task == "mask" else encode
+    return {f"{level:g}/{task}/{key}": code(values) for key, values in answers.items()}
+
+
+def _frozen(tokens, data: Path, level: float, scale: Scale) -> dict[str, str]:
+    """Linear probe, kNN and (where there is time) masks, in and out of distribution."""
+    answers = {}
+    for task in ("organ", "lesion"):
+        labelled = corpora.labelled(data, level, scale, task)
+        features = downstream.embed(tokens, labelled.images)
+        answers |= _keyed(level, task, downstream.frozen_answers(features, labelled))
+    return answers
+
+
+def _at_step(tokens, data: Path, level: float, scale: Scale, step: int) -> dict[str, str]:
+    answers = {}
+    for key, text in _frozen(tokens, data, level, scale).items():
+        level_, task, protocol, side = key.split("/")
+        if protocol == "linear" and side == "in":
+            answers[f"{level_}/{task}/{protocol}-step{step}/{side}"] = text
+    return answers
+
+
+def _home(tokens, data: Path, scale: Scale) -> dict[str, str]:
+    """What is asked at HOME alone of frozen features: masks, few labels, corrupted images."""
+    lesion, answers = corpora.labelled(data, HOME, scale, "lesion"), {}
+    for task in ("organ", "lesion"):
+        labelled = corpora.labelled(data, HOME, scale, task)
+        features = downstream.embed(tokens, labelled.images)
+        few = downstream.label_efficiency(features, labelled, scale.fractions, scale.label_seeds)
+        answers |= _keyed(HOME, task, few)
+    if scale is FULL:
+        answers |= _keyed(HOME, "mask", downstream.mask_probe(tokens, lesion)) | _robust(tokens, data, scale)
+    return answers
+
+
+def _robust(tokens, data: Path, scale: Scale) -> dict[str, str]:
+    organ = corpora.labelled(data, HOME, scale, "organ")
+    return _keyed(HOME, "organ", downstream.robustness(tokens, downstream.embed(tokens, organ.images), organ))
+
+
+def _finetuned(
+    tokens, kind: str, data: Path, scale: Scale, seed: int, longer: int = 1, tasks=("organ", "lesion", "mask")
+) -> dict[str, str]:
+    """Full fine-tuning on all labels and, of organs and lesions, on a tenth of them."""
+    answers = {}
+    for task in (task for task in tasks if task in scale.finetune_passes):
+        labelled = corpora.labelled(data, HOME, scale, "organ" if task == "organ" else "lesion")
+        for fraction in (1.0, 0.1) if task != "mask" else (1.0,):
+            found = downstream.finetune(
+                tokens, labelled, task, learning_rate=FINETUNE_RATE[kind], seed=seed, fraction=fraction,
+                passes=round(scale.finetune_passes[task] * longer * (1 if fraction == 1 else 0.5)),
+            )  # fmt: skip
+            del found["validation"]
+            name = f"finetune{longer}x" if longer > 1 else "finetune"
+            for key, values in found.items():
+                side, _, share = key.partition("@")
+                protocol = f"{name}@{fraction:g}" + (f"-share{share}" if share else "")
+                answers |= _keyed(HOME, task, {f"{protocol}/{side}": values})
+    return answers

@@ -1,0 +1,429 @@
+# Copyright 2026 The URFM developers. Licensed under the Apache License, Version 2.0.
+"""What is concluded from the units of `recipes/reproduce.py`: planted truths come back, missing parts are said, reports repeat."""
+
+import copy
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from modeling_urfm.hub.results import finite
+from recipes.reproduction.analysis import analyse, compare_with, read_units
+from recipes.reproduction.claims import claims
+from recipes.reproduction.curves import first_reached, share_of_organs
+from recipes.reproduction.design import FULL, HOME, LEVELS, QUICK
+from recipes.reproduction.measures import FAILS, HOLDS, QUESTIONS, UNDECIDED, shown, simultaneous, verdict
+from recipes.reproduction.report import as_markdown, write_report
+from recipes.reproduction.scores import (
+    DRAWS,
+    Answers,
+    Estimate,
+    estimate,
+    macro_f1,
+    minus,
+    over_seeds,
+    patient_draws,
+    seed_draws,
+)
+from recipes.reproduction.units import encode
+
+from .planted_units import planted_units, truth_of
+
+
+LINEAR_AT_LOW = "Linear probe at 0 and -6 dB: medical above pixel"
+LABELS_OF_PIXEL = "Linear probe: medical reaches pixel's score with fewer labels"
+SLOPE = "The gap between medical and pixel grows as the signal sinks"
+
+
+def skill(arm, level, task, protocol, side):
+    """Medical above pixel by 20 points at 0 dB and by 0.5 points more for every dB less; organs as lesions."""
+    gap = 0.2 - 0.005 * level
+    p = {"teacher": 0.75, "medical": 0.4 + gap, "medical-augmented": 0.58, "scratch": 0.3, "pixel": 0.4}.get(arm, 0.5)
+    if share := re.match(r"linear@([\d.]+)", protocol):  # straight on a logarithmic axis, all the way to the last point
+        return p + 0.2 * math.log10(share_of_organs(float(share[1]), FULL) if task == "organ" else float(share[1]))
+    if step := re.match(r"linear-step(\d+)", protocol):
+        return p + 0.2 * math.log10(int(step[1]) / FULL.steps)
+    if corrupted := re.match(r"linear/\w+-(\d)", protocol):
+        return p * (1 - int(corrupted[1]) * (0.1 if arm == "medical-augmented" else 0.2))
+    if tuned := re.match(r"finetune@1-share([\d.]+)", protocol):
+        return p * (0.5 + 0.5 * float(tuned[1]))
+    return p
+
+
+def equal_skill(arm, level, task, protocol, side):
+    return 0.5
+
+
+def swapped_skill(arm, *question):
+    return skill({"medical": "pixel", "pixel": "medical"}.get(arm, arm), *question)
+
+
+@pytest.fixture(scope="module")
+def units():
+    return planted_units(FULL, skill, spread=0.01)
+
+
+@pytest.fixture(scope="module")
+def results(units):
+    return analyse(units, FULL, seconds=1.0)
+
+
+def by_name(results: dict) -> dict:
+    return {claim["name"]: claim for claim in results["claims"]}
+
+
+def markdown(results: dict) -> str:
+    return as_markdown(json.loads(json.dumps(finite(results))), [])
+
+
+def contains(ci95, value) -> bool:
+    return ci95[0] <= value <= ci95[1]
+
+
+# ---------------------------------------------------------------- the bootstrap
+
+
+def test_macro_f1_of_draws_is_that_of_scikit_learn_on_the_drawn_images():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 6, 40)  # few images: draws without a class, answers of classes that are not drawn
+    answers = np.where(rng.random(40) < 0.5, truth, rng.integers(0, 8, 40))
+    weights = patient_draws("a test set", 40)
+    found = macro_f1(truth, answers, weights)
+    assert len(found) == 1 + DRAWS and found[0] == pytest.approx(
+        f1_score(truth, answers, average="macro", zero_division=0)
+    )
+    for draw in range(1, 60):
+        rows = np.repeat(np.arange(40), weights[draw].astype(int))
+        expected = f1_score(truth[rows], answers[rows], average="macro", zero_division=0)
+        assert found[draw] == pytest.approx(expected), draw
+
+
+def test_interval_equals_that_of_a_slow_loop(units):
+    answers = Answers(units)
+    difference = minus(*(answers.score(arm, "0/lesion/linear/in") for arm in ("medical", "pixel")))
+    truth = truth_of(FULL)["lesion/in"]
+    weights, seeds = patient_draws("lesion/in", len(truth)), seed_draws(3)
+    slow = []
+    for draw in range(1, 40):
+        rows = np.repeat(np.arange(len(truth)), weights[draw].astype(int))
+        of_seed = []
+        for seed in range(3):
+            a, b = (
+                np.array([int(c, 36) for c in units[f"arm-{arm}-{seed}"]["answers"]["0/lesion/linear/in"]])
+                for arm in ("medical", "pixel")
+            )
+            of_seed.append(100 * (np.subtract(*(f1_score(truth[rows], x[rows], average="macro") for x in (a, b)))))
+        slow.append(float(seeds[draw] @ of_seed))
+    assert over_seeds(difference)[1:40] == pytest.approx(slow)
+
+
+def test_draws_are_of_all_patients_and_of_one_seed_fewer_and_the_same_for_all():
+    weights = patient_draws("organ/in", 450)
+    assert (weights[0] == 1).all() and (weights.sum(1) == 450).all() and weights is patient_draws("organ/in", 450)
+    assert not np.array_equal(weights, patient_draws("lesion/in", 450))
+    for seeds in (1, 2, 3):
+        drawn = seed_draws(seeds)
+        assert drawn.sum(1) == pytest.approx(1) and (drawn[0] == pytest.approx(1 / seeds))
+        assert set(np.unique(np.rint(drawn[1:] * max(1, seeds - 1)))) <= set(range(seeds + 1))
+    # The variance of a mean of three, estimated without bias: of values of variance 1 it is 1 / 3.
+    values = np.array([-1.0, 0.0, 1.0])
+    assert (seed_draws(3)[1:] @ values).var() == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng, truth, weights = np.random.default_rng(0), np.arange(450) % 15, patient_draws("organ/in", 450)
+    covered, repeats = 0, 120
+    for _ in range(repeats):
+        difficulty, scores = rng.standard_normal(450), {"a": {}, "b": {}}
+        for arm, p in (("a", 0.6), ("b", 0.45)):
+            for seed in range(3):
+                latent = 0.7 * difficulty + math.sqrt(1 - 0.49) * rng.standard_normal(450)
+                right = latent < np.quantile(rng.standard_normal(20_000), p + 0.02 * rng.standard_normal())
+                wrong = (truth + rng.integers(1, 15, 450)) % 15
+                scores[arm][seed] = 100 * macro_f1(truth, np.where(right, truth, wrong), weights)
+        covered += contains(estimate(minus(scores["a"], scores["b"])).ci95, 15)
+    assert 0.9 <= covered / repeats <= 1
+
+
+def test_estimate_of_what_is_not_always_reached():
+    draws = np.concatenate([np.full(960, 20.0), np.full(40, np.inf)])
+    found = Estimate(20.0, draws, (0, 1), (20.0, np.inf), most=100.0)
+    assert found.ci95 == (20.0, np.inf) and math.isnan(found.sd)
+    assert shown(found, below=100.0) == "20 % (20 to > 100)" and verdict(found, below=100.0) == UNDECIDED
+    never = Estimate(np.inf, np.full(1000, np.inf), (0,), (np.inf,), most=100.0)
+    assert shown(never, below=100.0) == "> 100 %" and verdict(never, below=100.0) == FAILS
+    cut_short = Estimate(np.inf, np.full(1000, np.inf), (0,), (np.inf,), most=80.0)
+    assert shown(cut_short, below=100.0) == "> 80 %" and verdict(cut_short, below=100.0) == UNDECIDED
+    at_once = Estimate(5.0, np.full(1000, 5.0), (0,), (5.0,), least=5.0, most=100.0)
+    assert shown(at_once, below=100.0) == "≤ 5 %" and verdict(at_once, below=100.0) == HOLDS
+
+
+@pytest.mark.parametrize(
+    "ends, expected", [((1, 2), HOLDS), ((-2, -1), FAILS), ((-1, 1), UNDECIDED), ((0, 1), UNDECIDED)]
+)
+def test_verdict_of_a_difference(ends, expected):
+    assert verdict(Estimate(0.0, np.zeros(3), (0,), (0.0,), interval=ends)) == expected
+
+
+def test_first_reached_is_that_of_a_slow_search():
+    rng, x = np.random.default_rng(0), np.array([0.01, 0.05, 0.1, 0.5, 1.0])
+    curves, targets = rng.random((200, 5)), rng.random(200)
+    for found, curve, target in zip(first_reached(x, curves, targets), curves, targets):
+        fine = np.exp(np.linspace(np.log(x[0]), np.log(x[-1]), 20_001))
+        above = np.interp(np.log(fine), np.log(x), curve) >= target
+        assert found == pytest.approx(fine[above.argmax()] if above.any() else np.inf, rel=1e-3)
+
+
+def test_intervals_that_hold_together_are_wider_and_do():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        values = rng.standard_normal(16)
+        found = {
+            str(i): Estimate(value, value + rng.standard_normal(1000), (0,), (value,)) for i, value in enumerate(values)
+        }
+        together = simultaneous(found)
+        held += all(contains(interval, 0) for interval in together.values())
+        assert together["0"][0] < found["0"].ci95[0] and together["0"][1] > found["0"].ci95[1]
+    assert 0.9 <= held / 200 <= 0.99
+
+
+# ---------------------------------------------------------------- planted truths
+
+
+def test_planted_scores_lie_in_their_intervals(results):
+    """Answers that are wrong in all ways alike have a macro-F1 of about the share that is right."""
+    inside = []
+    for row in results["tables"]["frozen"]:
+        for column, cell in row["cells"].items():
+            level, task, protocol, side = column.split("/")
+            if task in ("organ", "lesion"):
+                inside.append(
+                    contains(cell["ci95"], 100 * skill(row["arm"], float(level), task, f"{protocol}/{side}", side))
+                )
+    assert len(inside) > 100 and np.mean(inside) > 0.9
+
+
+def test_planted_differences_come_back_with_the_verdict_that_is_theirs(results):
+    found = by_name(results)
+    assert contains(found[LINEAR_AT_LOW]["ci95"], 21.5) and found[LINEAR_AT_LOW]["verdict"] == HOLDS
+    assert contains(found[SLOPE]["ci95"], 5.0) and found[SLOPE]["unit"].endswith("per 10 dB")
+    assert found["Linear probe at 0 and -6 dB: the student (medical) above its teacher"]["verdict"] == FAILS
+    blur = found["Blur: medical loses less when pre-trained with augmentation"]
+    assert contains(blur["ci95"], 100 * (0.6 * 0.4 - 0.58 * 0.2)) and blur["verdict"] == HOLDS
+    # 20 points less on a curve that falls by 20 a decade: a tenth of the labels.
+    assert contains(found[LABELS_OF_PIXEL]["ci95"], 10) and found[LABELS_OF_PIXEL]["verdict"] == HOLDS
+    # Scratch is fine-tuned to 30, medical to 60 times (1 + share) / 2: never below.
+    assert found["Fine-tuned: medical reaches no pre-training's final score sooner"]["verdict"] == HOLDS
+    assert {row["level"] for row in results["tables"]["gaps"]} == set(LEVELS)
+    for row in results["tables"]["gaps"]:
+        assert contains(row["cells"]["mean"]["ci95"], 20 - 0.5 * row["level"]), row
+
+
+def test_labels_and_steps_that_are_needed_are_read_off_the_curve():
+    def closer(arm, level, task, protocol, side):
+        return skill(arm, level, task, protocol, side) + (0.1 if arm == "pixel" else 0)
+
+    found = by_name(analyse(planted_units(FULL, closer), FULL, 1.0))
+    labels, steps = found[LABELS_OF_PIXEL], found["Medical reaches pixel's final linear score in fewer steps"]
+    for needed in (labels, steps):  # 10 points less on curves that fall by 20 a decade
+        assert contains(needed["ci95"], 100 * 10**-0.5) and 20 < needed["value"] < 50 and needed["verdict"] == HOLDS
+    online, cached = (
+        found[f"Medical reaches pixel's final score in fewer CPU seconds, {how}"]
+        for how in ("teacher on every image", "features cached")
+    )
+    # A step takes 0.05 s of pixel and 0.04 s of medical, and 32 images 0.032 s of the teacher.
+    assert online["value"] == pytest.approx(steps["value"] * 0.072 / 0.05, rel=1e-3)
+    assert cached["value"] == pytest.approx(steps["value"] * 0.04 / 0.05, rel=1e-3)
+
+
+def test_no_difference_is_undecided():
+    results = analyse(planted_units(FULL, equal_skill, rng_seed=1), FULL, 1.0)
+    found = by_name(results)
+    assert found[LINEAR_AT_LOW]["verdict"] == found[SLOPE]["verdict"] == UNDECIDED
+    differences = [claim for claim in results["claims"] if claim["below"] is None]
+    assert np.mean([claim["verdict"] == UNDECIDED for claim in differences]) > 0.85
+    assert found["Linear probe: the best variant of medical above the baseline"]["verdict"] == UNDECIDED
+
+
+def test_a_claim_that_is_wrong_does_not_hold_and_says_so():
+    results = analyse(planted_units(FULL, swapped_skill), FULL, 1.0)
+    found = by_name(results)
+    assert found[LINEAR_AT_LOW]["verdict"] == found[SLOPE]["verdict"] == FAILS
+    labels = found[LABELS_OF_PIXEL]
+    assert labels["verdict"] == FAILS and labels["shown"] == "> 100 %" and labels["value"] == math.inf
+
+
+def test_every_claim_is_whole_and_asks_one_of_the_questions(results, units):
+    assert len(results["claims"]) == len(claims(Answers(units), units, FULL)) and not results["left_out"]
+    assert len(by_name(results)) == len(results["claims"])
+    for claim in results["claims"]:
+        assert claim["question"] in QUESTIONS and claim["verdict"] in (HOLDS, FAILS, UNDECIDED), claim
+        assert claim["seeds"] == [0, 1, 2] and claim["cannot_conclude"].endswith(".") and claim["unit"], claim
+        low, high = claim["ci95"]
+        assert low <= claim["value"] <= high or claim["below"], claim
+        assert claim["sd"] is not None and claim["shown"], claim
+    assert [c["question"] for c in results["claims"]] == sorted(
+        (c["question"] for c in results["claims"]), key=QUESTIONS.index
+    )
+    assert results["metrics"][HOLDS] + results["metrics"]["does_not_hold"] + results["metrics"][UNDECIDED] == len(
+        results["claims"]
+    )
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["arm-pixel", "arm-medical", "arm-(other|random|frames|deblur)", "tune", "untrained", "augmented", "longer", "ablation",
+     "data-(30|10|-6)", "arm|untrained|augmented|longer|ablation"],
+)  # fmt: skip
+def test_parts_that_are_missing_are_left_out_and_said(units, results, pattern):
+    fewer = {name: unit for name, unit in units.items() if not re.match(pattern, name)}
+    found = analyse(fewer, FULL, 1.0)
+    assert len(found["claims"]) + len(found["left_out"]) == len(results["claims"])
+    assert set(found["units"]["missing"]) == set(units) - set(fewer)
+    whole = by_name(results)
+    for claim in found["claims"]:
+        if not claim["note"]:
+            assert claim["shown"] == whole[claim["name"]]["shown"], claim["name"]
+    text = markdown(found)
+    for line in found["left_out"]:
+        assert line in text
+
+
+@pytest.mark.parametrize("pattern", ["arm-pixel", "arm|untrained|augmented|longer|ablation"])
+def test_pictures_of_parts_are_drawn_where_there_is_something_to_draw(units, pattern, tmp_path):
+    (tmp_path / "ablations.png").write_text("of an earlier report")
+    found = analyse({name: unit for name, unit in units.items() if not re.match(pattern, name)}, FULL, 1.0)
+    write_report(found, tmp_path)
+    named = re.findall(r"\]\((\S+)\)", (tmp_path / "REPORT.md").read_text())
+    assert set(named) | {"REPORT.md"} == {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "ablations.png").is_file() == (pattern == "arm-pixel")
+
+
+def test_arms_are_compared_on_the_seeds_that_both_have(units):
+    fewer = {name: unit for name, unit in units.items() if name not in ("arm-medical-0", "arm-pixel-2")}
+    claim = by_name(analyse(fewer, FULL, 1.0))[LINEAR_AT_LOW]
+    assert claim["seeds"] == [1] and claim["n"] == 1 and math.isnan(claim["sd"])
+    fewer = {name: unit for name, unit in units.items() if name not in ("arm-medical-0", "arm-pixel-1", "arm-pixel-2")}
+    found = analyse(fewer, FULL, 1.0)
+    assert f"{LINEAR_AT_LOW}: no seed has all of it" in found["left_out"]
+
+
+def test_levels_that_are_missing_are_noted(units):
+    fewer = copy.deepcopy(units)
+    for name, unit in fewer.items():
+        if name.startswith("arm-pixel"):
+            unit["answers"] = {key: text for key, text in unit["answers"].items() if not key.startswith("10/")}
+    assert by_name(analyse(fewer, FULL, 1.0))[SLOPE]["note"] == "of 30 and 0 and -6 dB alone"
+
+
+def test_reading_units_refuses_what_is_not_there_or_damaged(units, tmp_path):
+    with pytest.raises(FileNotFoundError, match="python recipes/reproduce.py"):
+        read_units(tmp_path)
+    unit = units["arm-medical-0"]
+    (tmp_path / "arm-medical-0.json").write_text(json.dumps(unit))
+    (tmp_path / ".tmp-arm-pixel-0.json").write_text("{")  # being written
+    assert read_units(tmp_path) == {"arm-medical-0": unit}
+    for text in (
+        "",
+        "[]",
+        json.dumps(unit)[:-100],
+        json.dumps({**unit, "answers": {}}),
+        json.dumps({"unit": unit["unit"]}),
+    ):
+        (tmp_path / "arm-pixel-0.json").write_text(text)
+        with pytest.raises(ValueError, match="arm-pixel-0.json is damaged .*remove it"):
+            read_units(tmp_path)
+
+
+def test_units_that_do_not_belong_together_are_refused(units):
+    with pytest.raises(ValueError, match="data-0 is of the full experiment, not of the quick one"):
+        analyse({"data-0": units["data-0"]}, QUICK, 1.0)
+    with pytest.raises(ValueError, match="kind data"):
+        analyse({"arm-medical-0": units["arm-medical-0"]}, FULL, 1.0)
+    other = copy.deepcopy(units["data-10"])
+    other["truth"]["organ/in"] = other["truth"]["organ/in"][::-1]
+    with pytest.raises(ValueError, match="data-0 and data-10 do not hold the same truth"):
+        analyse({"data-0": units["data-0"], "data-10": other}, FULL, 1.0)
+    short = copy.deepcopy(units["arm-medical-1"])
+    short["answers"]["0/organ/linear/in"] = encode(np.zeros(3, int))
+    with pytest.raises(ValueError, match="arm medical, seed 1, has 3 answers 0/organ/linear/in to 450 images"):
+        analyse(units | {"arm-medical-1": short}, FULL, 1.0)
+
+
+# ---------------------------------------------------------------- reports
+
+
+def test_a_report_is_a_function_of_results_json(results, tmp_path):
+    write_report(results, tmp_path / "a")
+    write_report(json.loads((tmp_path / "a" / "results.json").read_text()), tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted([
+        "REPORT.md", "ablations.png", "claims.png", "labels.png", "results.json", "robustness.png", "signal.png",
+        "training_time.png",
+    ])  # fmt: skip
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_the_report_shows_every_claim_with_its_verdict_and_the_teacher_first(results):
+    text = as_markdown(json.loads(json.dumps(finite(results))), ["claims.png"])
+    lines = text.splitlines()
+    assert text.index("![") < text.index("## ") and text.count("\n- **") == 5  # one picture, five lines
+    for claim in results["claims"]:
+        row = next(line for line in lines if line.startswith(f"| {claim['name']} |"))
+        assert f"| {claim['verdict']} |" in row and claim["shown"] in row
+    table = text[text.index("## The teacher first") :]
+    assert next(line for line in table.splitlines() if line.startswith("| t")).startswith(
+        "| the medical teacher itself |"
+    )
+    assert (
+        "python recipes/reproduce.py" in text
+        and "None" not in text.replace("None is missing", "")
+        and "nan" not in text
+    )
+    widths = {}
+    for number, line in enumerate(lines):  # every row of a table has as many cells as its head
+        if line.startswith("|"):
+            widths[number] = widths.get(number - 1, line.count(" | "))
+            assert line.count(" | ") == widths[number], line
+
+
+def test_an_unequal_budget_of_the_tuning_is_said(units):
+    assert "5 kinds of target (medical, pixel, deblur, other, random) chose from 8 candidates" in markdown(
+        analyse(units, FULL, 1.0)
+    )
+    fewer = copy.deepcopy({name: unit for name, unit in units.items() if unit["unit"]["kind"] in ("data", "tune")})
+    del fewer["tune-pixel-100"]["tried"][0]
+    assert "unequal choices (medical 8, pixel 7, " in markdown(analyse(fewer, FULL, 1.0))
+
+
+@pytest.mark.parametrize("planted", [swapped_skill, equal_skill])
+def test_reports_of_other_outcomes_are_written(planted):
+    results = analyse(planted_units(FULL, planted), FULL, 1.0)
+    text = markdown(results)
+    assert f"| {LINEAR_AT_LOW} |" in text and ("| > 100 % of the labels |" in text) == (planted is swapped_skill)
+
+
+def test_the_quick_scale_is_reported_and_compared_with_the_full_one(results, tmp_path):
+    quick = analyse(planted_units(QUICK, skill), QUICK, 1.0)
+    assert quick["claims"] and all(claim["seeds"] == [0] and math.isnan(claim["sd"]) for claim in quick["claims"])
+    compared = compare_with(quick, json.loads(json.dumps(results)))
+    pairs = {(row["level"], row["higher"], row["lower"]) for row in compared}
+    assert (HOME, "medical", "pixel") in pairs and (HOME, "teacher", "medical") in pairs
+    assert {row["level"] for row in compared} == set(QUICK.levels) and all(
+        row["same"] and row["agrees"] for row in compared
+    )
+    assert all(row["committed"]["ci95"][0] > 0 for row in compared)
+    write_report(quick | {"compared": compared}, tmp_path)
+    text = (tmp_path / "REPORT.md").read_text()
+    assert "## Against the committed results" in text and "--quick" in text and "There is one seed" in text
+
+    swapped = compare_with(analyse(planted_units(QUICK, swapped_skill), QUICK, 1.0), results)
+    row = next(r for r in swapped if (r["level"], r["higher"], r["lower"]) == (HOME, "medical", "pixel"))
+    assert not row["same"] and not row["agrees"] and row["here"]["value"] < 0 < row["committed"]["value"]
