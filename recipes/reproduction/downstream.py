@@ -28,7 +28,6 @@ from .training import shrink
 BATCH = 64
 FINER = 4  # the loss of masks is taken on a grid so many times finer than the patches
 FINETUNE_BATCH, FINETUNE_WEIGHT_DECAY = 32, 0.05
-WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 # (batch, 3, size, size) in [0, 1] to patch tokens (batch, patches, features).
 Tokens = Callable[[torch.Tensor], torch.Tensor]
 
@@ -135,11 +134,11 @@ def mask_probe(tokens: Tokens, data: Labelled) -> dict[str, np.ndarray]:
     fitted = fit_segmentation_probe(
         found, masks, np.arange(len(train)), np.arange(len(train), len(learnt)), grid=GRID, num_classes=2, seeds=(0,)
     )
-    dice = {}
+    size = data.masks.shape[-2:]
+    whole_image, dice = (0.0, 0.0, *map(float, size)), {}
     for side in ("in", "out"):
-        size = data.masks.shape[-2:]
         dice[f"linear/{side}"] = np.array([
-            dice_of(fitted.predict(x, WHOLE_IMAGE, *size)[0], data.masks[row])
+            dice_of(fitted.predict(x, whole_image, *size)[0], data.masks[row])
             for x, row in zip(embed(tokens, data.images[rows[side]], whole=True), rows[side])
         ])  # fmt: skip
     return dice

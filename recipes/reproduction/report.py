@@ -195,7 +195,7 @@ def _run(results: dict) -> str:
 ```
 
 - {units["done"]} units, each one arm and one seed on one thread: {timings["units_cpu_h"]:g} CPU hours in all, the longest
-  {timings["longest_unit_s"] / 60:.1f} minutes. {f"Missing: {len(missing)} ({some})." if missing else "None is missing."}
+  {timings["longest_unit_cpu_s"] / 60:.1f} CPU minutes. {f"Missing: {len(missing)} ({some})." if missing else "None is missing."}
 - Versions: {versions}.
 - Seeds of the arms: {", ".join(map(str, design["seeds"]))}; of the bootstrap: {results["seed"]}.
 - Intervals: {design["draws"]} draws of {"seeds and " if seeds > 1 else ""}test patients, the same for all arms, percentiles.

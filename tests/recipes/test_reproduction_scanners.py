@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from modeling_urfm.data.phantom_anatomy import ANATOMY
-from modeling_urfm.data.phantoms import ORGANS, PROBES, phantom_frame
-from recipes.reproduction.scanners import other_picture, other_scanner_frame
+from modeling_urfm.data.phantoms import ORGANS, phantom_frame
+from recipes.reproduction.scanners import OTHER_PROBE, other_picture, other_scanner_frame
 
 
 FRAMES = [other_scanner_frame(0, patient, snr_db=10.0) for patient in range(60)]
@@ -19,20 +19,21 @@ def test_a_frame_is_a_function_of_its_arguments():
     assert other_scanner_frame(0, 4, image_size=64, snr_db=10.0).image.shape == (64, 64)
 
 
-def test_the_patient_is_the_same_and_the_probe_and_depth_are_not():
+def test_the_patient_is_the_same_and_the_scanner_is_not():
     probes, scales = {organ: set() for organ in ORGANS}, []
     for patient, frame in enumerate(FRAMES):
         usual = phantom_frame(0, patient, probe=ANATOMY[frame.organ][1], snr_db=10.0)
         assert (frame.organ, frame.lesion, frame.snr_db) == (usual.organ, usual.lesion, usual.snr_db)
-        assert frame.probe != ANATOMY[frame.organ][1] and not np.array_equal(frame.image, usual.image)
+        assert not np.array_equal(frame.image, usual.image)
         # The usual depth of the other probe: forced, it leaves the draws after it in their places.
         scale = frame.depth_mm / phantom_frame(0, patient, probe=frame.probe, snr_db=10.0).depth_mm
-        assert 1.25 <= scale <= 1.5 or 0.7 <= scale <= 0.8
-        assert frame.probe != "linear" or scale < 1
+        assert 1.15 <= scale <= 1.3 or 0.8 <= scale <= 0.87
         probes[frame.organ].add(frame.probe)
         scales.append(scale)
-    assert set().union(*probes.values()) == set(PROBES) and max(map(len, probes.values())) == 2
     assert min(scales) < 1 < max(scales)
+    for organ, seen in probes.items():
+        assert seen == {OTHER_PROBE[ANATOMY[organ][1]]}
+    assert {"sector", "linear", "curved"} == set().union(*probes.values())
 
 
 def test_the_picture_is_inside_the_scan_and_shows_something():
@@ -48,7 +49,7 @@ def test_makers_pictures_are_lighter_and_darker_sharper_and_smoother():
     pictures = [other_picture(frame.image, frame.scan_mask, np.random.default_rng(n)).astype(float) for n in range(40)]
     mean = np.array([picture[frame.scan_mask].mean() for picture in pictures])
     usual = frame.image[frame.scan_mask].mean()
-    assert (mean > usual + 15).any() and (mean < usual - 15).any()
+    assert (mean > usual + 10).any() and (mean < usual - 10).any()
 
     def speckle(image):
         """Contrast from pixel to pixel over that within the scan."""
