@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .phantoms import phantom_frame
 
 
-SEED = 9_300_001  # of no corpus, teacher, evaluation or labelled set that ships
+SEED = 9_400_001  # of no corpus, teacher, evaluation or labelled set that ships
 LABELS = "labels.csv"
 _SURNAMES = ("Berg", "Castillo", "Dubois", "Ivanova", "Kimura", "Lindqvist", "Moreau", "Novak", "Okafor", "Pereira")
 _GIVEN = ("Anna", "Carla", "Elsa", "Grace", "Hana", "Ines", "Lucia", "Maria", "Nadia")

@@ -5,6 +5,9 @@ Each array is made once and kept as a file; the same patients, with the same ana
 """
 
 import json
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +27,10 @@ from .design import GRID, IMAGE_SIZE, Scale
 from .scanners import other_scanner_frame
 
 
-# Seeds of phantoms that no teacher, demo or evaluation that ships has seen.
+# Seeds of phantoms that no teacher, demo or evaluation that ships has seen. Test patients have numbers of their own (a
+# multiple of the 15 organs), which no pilot has looked at.
 UNLABELLED_SEED, ORGAN_SEED, LESION_SEED = 9_300_001, 9_300_002, 9_300_003
+FIRST_TEST_PATIENT = 150_000
 OTHER_TEACHER = Path(__file__).resolve().parent / "other_teacher"
 SPLITS = ("train", "validation", "in", "out")
 
@@ -123,7 +128,9 @@ def labelled(folder: Path, level: float, scale: Scale, task: str) -> Labelled:
     path, sizes = folder / f"{task}_{level:g}dB.npz", getattr(scale, task)
     if not path.is_file():
         patients = np.arange(sum(sizes))
-        jobs = [(task, int(p), level, p >= sum(sizes[:3])) for p in patients]
+        jobs = [
+            (task, int(p + FIRST_TEST_PATIENT * (p >= sum(sizes[:2]))), level, p >= sum(sizes[:3])) for p in patients
+        ]
         rows = map_patients(_labelled_frame, jobs, 1, progress=True)
         names = ("images", "labels", "masks")
         _save(path, **{name: np.stack([row[i] for row in rows]) for i, name in enumerate(names)})
@@ -165,16 +172,11 @@ def features(folder: Path, level: float, corpus: Unlabelled, name: str, layer: i
     path = folder / f"features_{name}{layer}_{level:g}dB.npy"
     seconds = path.with_suffix(".json")
     if not path.is_file():
-        import time
-
         looking, parts, started = teacher(name, layer), [], time.process_time()
         for images in tqdm(torch.from_numpy(corpus.images).split(64), desc=f"{name} teacher", unit="batch"):
             parts.append(looking(images[:, None].expand(-1, 3, -1, -1).float() / 255, GRID).half().numpy())
         seconds.write_text(json.dumps({"cpu_s": time.process_time() - started}))
-        temporary = path.with_name(f".tmp-{path.name}")
-        with temporary.open("wb") as file:
-            np.save(file, np.concatenate(parts))
-        temporary.rename(path)
+        _write(path, lambda file: np.save(file, np.concatenate(parts)))
     return np.load(path, mmap_mode="r"), json.loads(seconds.read_text())["cpu_s"]
 
 
@@ -193,9 +195,16 @@ def averaged_over_frames(values: np.ndarray, corpus: Unlabelled, reach: int = 3)
 
 
 def _save(path: Path, **arrays):
-    """Written whole, then moved into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    temporary.rename(path)
+    _write(path, lambda file: np.savez(file, **arrays))
+
+
+def _write(path: Path, write: Callable):
+    """Written whole, then moved into place; two processes that make the same file do not meet before that."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

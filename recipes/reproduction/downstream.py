@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -261,4 +262,4 @@ def _answers(model: nn.Module, data: Labelled, rows: np.ndarray, mask: bool) -> 
 
 def _validation(model: nn.Module, data: Labelled, rows: np.ndarray, mask: bool) -> float:
     answers = _answers(model, data, rows, mask)
-    return float(answers.mean()) if mask else float((answers == data.labels[rows]).mean())
+    return float(answers.mean()) if mask else float(f1_score(data.labels[rows], answers, average="macro"))

@@ -45,7 +45,9 @@ def new_model(arm: Arm, target_size: int, seed: int) -> URFMForPreTraining:
     """A model with random weights; the encoder's are the same for all arms of a seed."""
     pixel = arm.targets == "pixel"
     config = {**ENCODER, **DECODER, **arm.model}
-    if pixel and arm.blur:  # sharp pixels behind blurred ones: given as targets, and normalised by the loss
+    if pixel and (
+        arm.blur or arm.augment
+    ):  # clean pixels behind what is shown: given as targets, normalised by the loss
         config |= {"target_hidden_size": PATCH_SIZE**2 * 3, "loss_type": "mse"}
     else:
         config |= {"target": "pixel"} if pixel else {"target_hidden_size": target_size}
@@ -91,7 +93,7 @@ def pretrain(arm: Arm, images: np.ndarray, targets: np.ndarray | None, seed: int
         given = None
         if targets is not None:
             given = torch.from_numpy(targets[rows]).float()
-        elif arm.blur:
+        elif arm.blur or arm.augment:
             given = patchify(normalize(sharp.expand(-1, 3, -1, -1)), PATCH_SIZE)
         loss_mask = scan_region_patches(sharp, PATCH_SIZE) if arm.scan_region else None
         with torch.autocast("cpu", torch.bfloat16):

@@ -5,12 +5,15 @@ A unit leaves `units/NAME.json` with its answers: for every question "LEVEL/TASK
 image as one character ("0" to "9", "a" to "z"), or its Dice in per cent as two ("00" to "99", and "a0" for 100).
 """
 
+import hashlib
+import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
 
 from modeling_urfm.hub.results import run_facts, write_json
 
@@ -20,6 +23,12 @@ from .design import (
     ARMS,
     AUGMENTED,
     CLAIMED,
+    CLEAN,
+    CLEAN_ARMS,
+    DECODER,
+    ENCODER,
+    FINETUNE_RATE,
+    FINETUNE_RATES,
     FINETUNED,
     FULL,
     HOME,
@@ -28,18 +37,17 @@ from .design import (
     LOW,
     MASK_RATIOS,
     SCRATCH_LONGER,
+    TUNED,
     TUNING_SEED,
     UNTRAINED,
     Arm,
     Scale,
+    settings_of,
 )
-from .training import new_encoder, pretrain
+from .training import AUGMENTATION, BETA2, MAX_NORM, WARMUP, WEIGHT_DECAY, new_encoder, pretrain
 
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-# Full fine-tuning: chosen on validation at HOME with TUNING_SEED from FINETUNE_RATES, for each kind of encoder.
-FINETUNE_RATES = (3e-4, 1e-3, 3e-3)
-FINETUNE_RATE = {"scratch": 3e-4, "pretrained": 1e-3, "teacher": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Unit:
     """One piece of work.
 
     Attributes:
-        kind: "data" (a level), "tune" (an arm), "arm", "augmented", "longer", "ablation", "untrained".
+        kind: "data" (a level), "tune" (of `design.TUNED`), "arm", "augmented", "longer", "ablation", "untrained".
         subject: the level or the arm. seed: of the arm.
     """
 
@@ -68,7 +76,7 @@ def plan(scale: Scale) -> list[Unit]:
         return units + [Unit("arm", arm, s) for s in scale.seeds for arm in CLAIMED] + [
             Unit("untrained", name, s) for s in scale.seeds for name in UNTRAINED[:2]
         ]  # fmt: skip
-    units += [Unit("tune", arm, TUNING_SEED) for arm in ("medical", "pixel", "deblur", "other", "random", "finetune")]
+    units += [Unit("tune", name, TUNING_SEED) for name in TUNED]
     for seed in scale.seeds:
         units += [Unit("arm", arm, seed) for arm in ARMS]
         units += [Unit("untrained", name, seed) for name in UNTRAINED]
@@ -88,12 +96,40 @@ def run_unit(unit: Unit, folder: Path, scale: Scale) -> None:
         "data": _data, "tune": _tune, "arm": _arm, "augmented": _augmented, "longer": _longer, "ablation": _ablation,
         "untrained": _untrained,
     }[unit.kind]  # fmt: skip
+    check_data(folder / "data", scale)
     found = does(unit, folder / "data", scale)
     (folder / "units").mkdir(parents=True, exist_ok=True)
     write_json(folder / "units" / f"{unit.name}.json", {
-        "unit": asdict(unit), "scale": scale.name, **run_facts(unit.seed or 0), **found, "command": _command(unit, scale),
+        "unit": asdict(unit), "scale": scale.name, "fingerprint": fingerprint(scale), **run_facts(unit.seed or 0),
+        "command": _command(unit, scale), **found,
         "timings": {"total_s": round(time.perf_counter() - started, 1), "cpu_s": round(time.process_time() - cpu, 1)},
     })  # fmt: skip
+
+
+def fingerprint(scale: Scale) -> str:
+    """Of all that decides what the units of a scale are made of and asked, but for the arms' settings, which each unit has."""
+    chosen = {
+        "scale": asdict(scale), "encoder": ENCODER, "decoder": DECODER, "home": HOME, "low": LOW,
+        "seeds": [corpora.UNLABELLED_SEED, corpora.ORGAN_SEED, corpora.LESION_SEED, corpora.FIRST_TEST_PATIENT],
+        "augmentation": AUGMENTATION, "optimiser": [WARMUP, WEIGHT_DECAY, BETA2, MAX_NORM],
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_data(folder: Path, scale: Scale) -> None:
+    """Note in `folder` which images it will hold.
+
+    Raises:
+        ValueError: it holds those of another scale or design.
+    """
+    note, now = folder / "made_for.json", {"scale": scale.name, "fingerprint": fingerprint(scale)}
+    if note.is_file() and (was := json.loads(note.read_text())) != now:
+        raise ValueError(
+            f"{folder} holds data of the {was['scale']} experiment, design {was['fingerprint']}; this is {scale.name}, "
+            f"{now['fingerprint']}: give another --output_dir, or remove it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(note, now)
 
 
 def _command(unit: Unit, scale: Scale) -> str:
@@ -133,38 +169,48 @@ def _tune(unit: Unit, data: Path, scale: Scale) -> dict:
     """The same candidates for every kind of target, on a seed of their own and on validation alone."""
     if unit.subject == "finetune":
         return _tune_finetune(data, scale)
-    tried = []
+    name, _, clean = unit.subject.partition("-")
+    level, tried = CLEAN if clean else HOME, []
     for rate in LEARNING_RATES:
         for ratio in MASK_RATIOS:
-            arm = Arm(**{**vars(ARMS[unit.subject]), "learning_rate": rate, "model": {"mask_ratio": ratio}})
-            encoder = _pretrain(arm, data, HOME, scale, unit.seed, steps=scale.tuning_steps).encoder
-            tried.append({"learning_rate": rate, "mask_ratio": ratio, **_validation_scores(encoder, data, scale)})
-    return {"tried": tried, "best": max(tried, key=lambda t: t["score"])}
+            arm = replace(ARMS[name], learning_rate=rate, model={"mask_ratio": ratio})
+            encoder = _pretrain(arm, data, level, scale, unit.seed, steps=scale.tuning_steps).encoder
+            scores = _validation_scores(encoder, data, level, scale)
+            tried.append({"learning_rate": rate, "mask_ratio": ratio, **scores})
+    return {"level": level, "tried": tried, "best": max(tried, key=lambda t: t["score"])}
 
 
 def _tune_finetune(data: Path, scale: Scale) -> dict:
-    encoder = _pretrain(ARMS["medical"], data, HOME, scale, TUNING_SEED, steps=scale.tuning_steps).encoder
-    organ = corpora.labelled(data, HOME, scale, "organ")
-    kinds = {
-        "scratch": downstream.StudentTokens(new_encoder(TUNING_SEED)), "pretrained": downstream.StudentTokens(encoder),
-        "teacher": downstream.TeacherTokens(corpora.teacher("medical", dtype=torch.float32)),
-    }  # fmt: skip
-    tried = [
-        {"kind": kind, "learning_rate": rate, "score": downstream.finetune(
-            tokens, organ, "organ", learning_rate=rate, passes=scale.finetune_passes["organ"], seed=TUNING_SEED
-        )["validation"]}
-        for kind, tokens in kinds.items() for rate in FINETUNE_RATES
-    ]  # fmt: skip
-    best = {kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in kinds}
-    return {"tried": tried, "best": best}
+    organ, tried = corpora.labelled(data, HOME, scale, "organ"), []
+    for kind in FINETUNE_RATE:
+        if kind == "teacher":
+            tokens = downstream.TeacherTokens(corpora.teacher("medical", dtype=torch.float32))
+        elif kind == "scratch":
+            tokens = downstream.StudentTokens(new_encoder(TUNING_SEED))
+        else:
+            arm = ARMS[kind]
+            tokens = downstream.StudentTokens(
+                _pretrain(arm, data, HOME, scale, TUNING_SEED, steps=scale.tuning_steps).encoder
+            )
+        for rate in FINETUNE_RATES:
+            found = downstream.finetune(
+                tokens,
+                organ,
+                "organ",
+                learning_rate=rate,
+                passes=scale.finetune_passes["organ"],
+                seed=TUNING_SEED,
+                looks=2,
+            )
+            tried.append({"kind": kind, "learning_rate": rate, "score": found["validation"]})
+    best = {kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in FINETUNE_RATE}
+    return {"level": HOME, "tried": tried, "best": best}
 
 
-def _validation_scores(encoder, data: Path, scale: Scale) -> dict:
-    from sklearn.metrics import f1_score
-
+def _validation_scores(encoder, data: Path, level: float, scale: Scale) -> dict:
     scores = {}
     for task in ("organ", "lesion"):
-        labelled = corpora.labelled(data, HOME, scale, task)
+        labelled = corpora.labelled(data, level, scale, task)
         features = downstream.embed(downstream.StudentTokens(encoder), labelled.images)
         rows = labelled.rows["validation"]
         answers = downstream.probe(features, labelled).predict(features[rows])[0].argmax(-1)
@@ -174,8 +220,9 @@ def _validation_scores(encoder, data: Path, scale: Scale) -> dict:
 
 def _arm(unit: Unit, data: Path, scale: Scale) -> dict:
     """An arm at its levels: frozen features everywhere; the rest at HOME."""
-    arm, answers, training = ARMS[unit.subject], {}, {}
+    answers, training = {}, {}
     for level in scale.levels if unit.subject in CLAIMED else LOW:
+        arm = settings_of(unit.subject, level)
         steps = _steps(arm, scale)
         looks = tuple(round(share * steps) for share in scale.checkpoints) if level == HOME else ()
         trained = _pretrain(arm, data, level, scale, unit.seed, checkpoints=looks)
@@ -187,8 +234,10 @@ def _arm(unit: Unit, data: Path, scale: Scale) -> dict:
         if level == HOME:
             answers |= _home(tokens, data, scale)
             if unit.subject in FINETUNED:
-                answers |= _finetuned(tokens, "pretrained", data, scale, unit.seed)
-    return {"settings": asdict(arm), "pretraining": training, "answers": answers}
+                answers |= _finetuned(tokens, unit.subject, data, scale, unit.seed)
+    clean = {"settings_clean": asdict(CLEAN_ARMS[unit.subject])} if unit.subject in CLEAN_ARMS else {}
+    rate = {"finetune_rate": FINETUNE_RATE[unit.subject]} if unit.subject in FINETUNED else {}
+    return {"settings": asdict(ARMS[unit.subject]), **clean, **rate, "pretraining": training, "answers": answers}
 
 
 def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
@@ -205,8 +254,9 @@ def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
     if unit.subject in FINETUNED:
         answers |= _finetuned(tokens, kind, data, scale, unit.seed)
     if kind == "scratch" and scale is FULL:  # does it lack nothing but time?
-        answers |= _finetuned(tokens, kind, data, scale, unit.seed, longer=SCRATCH_LONGER, tasks=("organ",))
-    return {"answers": answers}
+        answers |= _finetuned(tokens, kind, data, scale, unit.seed, longer=SCRATCH_LONGER, tasks=("organ", "lesion"))
+    rate = {"finetune_rate": FINETUNE_RATE[kind]} if unit.subject in FINETUNED else {}
+    return {**rate, "answers": answers}
 
 
 def _augmented(unit: Unit, data: Path, scale: Scale) -> dict:
@@ -286,7 +336,7 @@ def _keyed(level: float, task: str, answers: dict[str, np.ndarray]) -> dict[str,
 
 
 def _frozen(tokens, data: Path, level: float, scale: Scale) -> dict[str, str]:
-    """Linear probe, kNN and (where there is time) masks, in and out of distribution."""
+    """Linear probe and kNN, in and out of distribution."""
     answers = {}
     for task in ("organ", "lesion"):
         labelled = corpora.labelled(data, level, scale, task)
@@ -296,11 +346,13 @@ def _frozen(tokens, data: Path, level: float, scale: Scale) -> dict[str, str]:
 
 
 def _at_step(tokens, data: Path, level: float, scale: Scale, step: int) -> dict[str, str]:
+    """The linear probe of an encoder under way."""
     answers = {}
-    for key, text in _frozen(tokens, data, level, scale).items():
-        level_, task, protocol, side = key.split("/")
-        if protocol == "linear" and side == "in":
-            answers[f"{level_}/{task}/{protocol}-step{step}/{side}"] = text
+    for task in ("organ", "lesion"):
+        labelled = corpora.labelled(data, level, scale, task)
+        features = downstream.embed(tokens, labelled.images)
+        found = downstream.probe(features, labelled).predict(features[labelled.rows["in"]])[0].argmax(-1)
+        answers |= _keyed(level, task, {f"linear-step{step}/in": found})
     return answers
 
 
