@@ -117,7 +117,10 @@ def settings_of(name: str, level: float) -> Arm:
 # Without pre-training: a student from scratch, and the teachers themselves.
 UNTRAINED = ("scratch", "teacher", "teacher-other")
 # Instead of those, at 10 dB and above.
-CLEAN_ARMS: dict[str, Arm] = {"medical": MEDICAL, "pixel": PIXEL}
+CLEAN_ARMS: dict[str, Arm] = {
+    "medical": replace(MEDICAL, learning_rate=5e-4),
+    "pixel": replace(PIXEL, learning_rate=1e-3),
+}
 TUNED = ("medical", "pixel", "deblur", "other", "random", "medical-clean", "pixel-clean", "finetune")
 # Full fine-tuning, chosen at HOME on the organs' validation by macro-F1, for each kind of encoder.
 FINETUNE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
