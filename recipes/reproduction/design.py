@@ -101,7 +101,7 @@ PIXEL = Arm("pixel", learning_rate=2e-3, model={"mask_ratio": 0.5})
 ARMS: dict[str, Arm] = {
     "medical": MEDICAL,
     "frames": replace(MEDICAL, average_frames=True),
-    "other": Arm("other"),
+    "other": Arm("other", learning_rate=2e-3, model={"mask_ratio": 0.75}),
     "random": Arm("random", learning_rate=2e-3, model={"mask_ratio": 0.5}),
     "pixel": PIXEL,
     "deblur": Arm("pixel", learning_rate=5e-4, model={"mask_ratio": 0.75}, blur=1.5),
@@ -124,7 +124,7 @@ CLEAN_ARMS: dict[str, Arm] = {
 TUNED = ("medical", "pixel", "deblur", "other", "random", "medical-clean", "pixel-clean", "finetune")
 # Full fine-tuning, chosen at HOME on the organs' validation by macro-F1, for each kind of encoder.
 FINETUNE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-FINETUNE_RATE = {"medical": 1e-3, "pixel": 1e-3, "deblur": 1e-3, "scratch": 3e-4, "teacher": 3e-4}
+FINETUNE_RATE = {"medical": 1e-3, "pixel": 3e-4, "deblur": 3e-3, "scratch": 3e-4, "teacher": 1e-3}
 SCRATCH_LONGER = 5  # times as long, a student from scratch is fine-tuned once more: does it lack nothing but time?
 FINETUNED = (
     "medical",
