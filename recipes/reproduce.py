@@ -19,7 +19,6 @@ import queue
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,11 +51,10 @@ def main():
         for unit in units:
             print(f"{'done' if done(unit, output_dir) else 'to do':6} {unit.name}")
         return
-    started = time.perf_counter()
     if not args.report_only:
         run_all(units, output_dir, scale, args.jobs)
     found = read_units(output_dir / "units")
-    results = analyse(found, scale, seconds=time.perf_counter() - started)
+    results = analyse(found, scale)
     if scale is not FULL and COMMITTED.is_file():
         results["compared"] = compare_with(results, json.loads(COMMITTED.read_text()))
         print_compared(results["compared"])

@@ -6,14 +6,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from modeling_urfm.hub.results import run_facts
-
 from .claims import judge_all
-from .design import DECODER, ENCODER, FULL, HOME, LEARNING_RATES, LOW, MASK_RATIOS, Scale
+from .design import (
+    ABLATIONS,
+    ARMS,
+    AUGMENTED,
+    CLEAN_ARMS,
+    DECODER,
+    ENCODER,
+    FINETUNE_RATE,
+    FULL,
+    HOME,
+    LEARNING_RATES,
+    LONGER,
+    LOW,
+    MASK_RATIOS,
+    Scale,
+)
 from .measures import FAILS, HOLDS, UNDECIDED
 from .scores import DRAWS, SEED, Answers
 from .tables import LABELS, settings, tables
-from .units import plan
+from .units import Unit, fingerprint, plan
 
 
 def command(scale: Scale) -> str:
@@ -49,39 +62,76 @@ def _read(path: Path) -> dict:
 _AGAIN = "remove it, and the recipe runs the unit again."
 
 
-def analyse(units: dict[str, dict], scale: Scale, seconds: float) -> dict:
-    """Everything that the report shows, as it goes into `results.json`.
+def check_units(units: dict[str, dict], scale: Scale) -> None:
+    """Are all of one experiment, that which `design.py` describes now?
+
+    Raises:
+        ValueError: one is not; names its file.
+    """
+    planned, design = {unit.name for unit in plan(scale)}, fingerprint(scale)
+    for name, unit in units.items():
+        named = Unit(*(unit["unit"][field] for field in ("kind", "subject", "seed")))
+        if unit["scale"] != scale.name:
+            raise ValueError(
+                f"{name}.json is of the {unit['scale']} experiment, not of the {scale.name} one: "
+                "give each a folder of its own (--output_dir)."
+            )
+        if name != named.name or name not in planned:
+            raise ValueError(f"{name}.json is none of the units of the {scale.name} experiment: remove it.")
+        if unit.get("fingerprint") != design:
+            raise ValueError(
+                f"{name}.json was made by another design ({unit.get('fingerprint')}, this is {design}): {_AGAIN}"
+            )
+        for kind, (chosen, wanted) in _settings(named, unit).items():
+            if chosen != wanted:
+                raise ValueError(f"{name}.json has other {kind} than design.py: {_unlike(chosen, wanted)}: {_AGAIN}")
+
+
+def _settings(named: Unit, unit: dict) -> dict[str, tuple]:
+    """What a unit was trained with, and what it should have been."""
+    arms = {"arm": ARMS, "augmented": AUGMENTED, "longer": LONGER, "ablation": ABLATIONS}.get(named.kind, {})
+    found = {}
+    if named.subject in arms:
+        found["settings"] = unit.get("settings"), asdict(arms[named.subject])
+    if named.kind == "arm" and named.subject in CLEAN_ARMS:
+        clean = unit.get("settings_clean", unit.get("settings"))
+        found["settings of the clean end"] = clean, asdict(CLEAN_ARMS[named.subject])
+    if named.subject in FINETUNE_RATE and named.kind != "tune":
+        found["rate of fine-tuning"] = unit.get("finetune_rate"), FINETUNE_RATE[named.subject]
+    return found
+
+
+def _unlike(chosen, wanted) -> str:
+    if not isinstance(chosen, dict):
+        return f"{chosen}, not {wanted}"
+    differ = [name for name in sorted({*chosen, *wanted}) if chosen.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} {chosen.get(name)}, not {wanted.get(name)}" for name in differ)
+
+
+def analyse(units: dict[str, dict], scale: Scale) -> dict:
+    """Everything that the report shows, as it goes into `results.json`: a function of the units alone.
 
     Args:
         units: as `read_units` returns them; any of the scale's may be missing, but not all of the kind "data".
-        seconds: that the run took.
 
     Raises:
-        ValueError: units of another scale, or that do not agree on the truth.
+        ValueError: units of another scale or design, or that do not agree on the truth.
     """
-    for name, unit in units.items():
-        if unit["scale"] != scale.name:
-            raise ValueError(
-                f"the unit {name} is of the {unit['scale']} experiment, not of the {scale.name} one: "
-                "give each a folder of its own (--output_dir)."
-            )
+    check_units(units, scale)
     answers = Answers(units)
     claims, left_out = judge_all(answers, units, scale)
     counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in (HOLDS, FAILS, UNDECIDED)}
-    cpu = sum(unit["timings"]["cpu_s"] for unit in units.values())
+    cpu = [unit["timings"]["cpu_s"] for unit in units.values()]
     return {
-        **run_facts(SEED), "versions": _versions(units), "scale": scale.name,
+        "command": command(scale), "versions": _versions(units), "seed": SEED, "scale": scale.name,
         "metrics": {name.replace(" ", "_"): count for name, count in counts.items()},
-        "timings": {
-            "total_s": round(seconds, 1), "units_cpu_h": round(cpu / 3600, 2),
-            "longest_unit_cpu_s": max(unit["timings"]["cpu_s"] for unit in units.values()),
-        },
+        "timings": {"units_cpu_h": round(sum(cpu) / 3600, 2), "longest_unit_cpu_s": max(cpu)},
         "claims": claims, "left_out": left_out,
         "design": {
             **asdict(scale), "home": HOME, "low": [level for level in LOW if level in scale.levels], "encoder": ENCODER,
             "decoder": DECODER, "learning_rates": LEARNING_RATES, "mask_ratios": MASK_RATIOS, "draws": DRAWS,
             "test_patients": {name: len(truth) for name, truth in answers.truth.items()}, "settings": settings(answers),
-            "reproduce": command(scale),
+            "settings_clean": settings(answers, "settings_clean"),
         },
         "units": {"done": len(units), "missing": [unit.name for unit in plan(scale) if unit.name not in units]},
         "arms": LABELS, "tables": tables(answers, units, scale),

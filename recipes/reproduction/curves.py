@@ -9,7 +9,7 @@ import numpy as np
 from modeling_urfm.data.phantoms import ORGANS
 
 from .design import HOME, Scale
-from .scores import Answers, Estimate, Missing, Score, mean, over_seeds, shared_seeds
+from .scores import Answers, Estimate, Missing, Score, computed, mean
 
 
 # x of a point, rising and above 0, and the score there.
@@ -47,18 +47,19 @@ def training_curve(answers: Answers, arm: str, task: str) -> Curve:
     return points + [(last, answers.score(arm, f"{HOME:g}/{task}/linear/in"))]
 
 
-def finetuning_curve(answers: Answers, arm: str, task: str) -> Curve:
-    """Full fine-tuning on all labels, in distribution at HOME, over the share of the fine-tuning in (0, 1]."""
+def finetuning_curve(answers: Answers, arm: str, task: str, longer: int = 1) -> Curve:
+    """Full fine-tuning on all labels, in distribution at HOME, over the share of the usual fine-tuning in (0, `longer`]."""
+    protocol = f"finetune{longer}x@1" if longer > 1 else "finetune@1"
     shares = {
         found[1]
         for unit in answers.units.get(arm, {}).values()
         for key in unit["answers"]
-        if (found := re.fullmatch(f"{HOME:g}/{task}/finetune@1-share([\\d.]+)/in", key))
+        if (found := re.fullmatch(f"{HOME:g}/{task}/{protocol}-share([\\d.]+)/in", key))
     }
     if not shares:
-        raise Missing(f"{arm} was not fine-tuned on {task}s")
-    keys = {share: f"{HOME:g}/{task}/finetune@1-share{share}/in" for share in sorted(shares)}
-    return [(float(share), answers.score(arm, key)) for share, key in keys.items()]
+        raise Missing(f"{arm} was not fine-tuned on {task}s" + (f" {longer} times as long" if longer > 1 else ""))
+    keys = {share: f"{HOME:g}/{task}/{protocol}-share{share}/in" for share in sorted(shares)}
+    return [(longer * float(share), answers.score(arm, key)) for share, key in keys.items()]
 
 
 def reaching(curve: Curve, target: Score) -> Estimate:
@@ -71,18 +72,11 @@ def reaching(curve: Curve, target: Score) -> Estimate:
     """
     if len(curve) < 2:
         raise Missing("the arm was looked at once only, at the end")
-    x, scores = np.array([x for x, _ in curve]), [score for _, score in curve]
-    seeds = shared_seeds([*scores, target])
-    chosen = [{seed: score[seed] for seed in seeds} for score in (*scores, target)]
-    *lines, goal = (over_seeds(score) for score in chosen)
-    found = first_reached(x, np.stack(lines, axis=1), goal)
-    alone = [
-        float(first_reached(x, np.array([[s[seed][0] for s in chosen[:-1]]]), chosen[-1][seed][:1])[0])
-        for seed in seeds
-    ]
-    return Estimate(
-        float(found[0]), found[1:], tuple(seeds), tuple(alone), least=float(x[0]), most=float(x[-1])
-    )  # fmt: skip
+    x = np.array([x for x, _ in curve])
+    found = computed(
+        lambda *lines: first_reached(x, np.stack(lines[:-1], axis=1), lines[-1]), *(score for _, score in curve), target
+    )
+    return replace(found, least=float(x[0]), most=float(x[-1]))
 
 
 def first_reached(x: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ HOME = 0.0  # where everything that is asked once is asked: fine-tuning, label e
 IMAGE_SIZE, STUDENT_SIZE, PATCH_SIZE = 128, 64, 8
 GRID = (STUDENT_SIZE // PATCH_SIZE,) * 2
 CLEAN = 30.0  # where the arms that the claims compare are tuned once more: what suits noise need not suit its absence
+CLEAN_FROM = 10.0  # dB; below it the settings that were tuned at HOME
 TUNING_SEED = 100  # of the runs that choose learning rates; no result is taken from them
 
 ENCODER = {
@@ -111,12 +112,12 @@ CLAIMED = ("medical", "pixel")  # at every level; the others at the low ones
 
 def settings_of(name: str, level: float) -> Arm:
     """An arm of `ARMS` as it is trained at a level."""
-    return CLEAN_ARMS[name] if level >= 10 and name in CLEAN_ARMS else ARMS[name]
+    return CLEAN_ARMS[name] if level >= CLEAN_FROM and name in CLEAN_ARMS else ARMS[name]
 
 
 # Without pre-training: a student from scratch, and the teachers themselves.
 UNTRAINED = ("scratch", "teacher", "teacher-other")
-# Instead of those, at 10 dB and above.
+# Instead of those, from CLEAN_FROM on.
 CLEAN_ARMS: dict[str, Arm] = {
     "medical": replace(MEDICAL, learning_rate=5e-4),
     "pixel": replace(PIXEL, learning_rate=1e-3),

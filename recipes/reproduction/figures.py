@@ -20,6 +20,7 @@ LOOKS = {
     "teacher": ("#000000", "*", "-"),
     "teacher-other": ("#666666", "*", "--"),
     "scratch": ("#666666", "x", ":"),
+    "scratch-longer": ("#999999", "X", "-."),
     "medical": ("#0072B2", "o", "-"),
     "frames": ("#56B4E9", "^", "-"),
     "other": ("#009E73", "D", "-."),
@@ -75,7 +76,7 @@ def claims(results: dict):
             axis.set_xscale("log")
             axis.axvline(100, color=INK, linewidth=1)
             axis.set_xlim(right=1.3 * FAR)
-            ticks = [tick for tick in (1, 3, 10, 30, 100, 300) if tick >= axis.get_xlim()[0]]
+            ticks = [tick for tick in (1, 3, 10, 30, 100) if tick >= axis.get_xlim()[0]]
             axis.set_xticks([*ticks, FAR], [*map(str, ticks), "not reached"])
             axis.minorticks_off()
             axis.set_xlabel("per cent of what the other has or took; a claim holds to the left of 100", fontsize=9)
@@ -87,7 +88,7 @@ def claims(results: dict):
 
 
 def signal(results: dict):
-    """Score against signal-to-noise ratio, and below it the gap between medical and pixel."""
+    """Score against signal-to-noise ratio; below it the gap between medical and pixel, and what that is of the teacher's lead."""
     levels = results["design"]["levels"]
     rows, gaps = results["tables"]["frozen"], results["tables"]["gaps"]
     rows = [
@@ -96,23 +97,26 @@ def signal(results: dict):
     rows = [row for row in rows if not row["arm"].endswith("-augmented")]
     if not rows:
         return None
-    drawing, axes = figure(2, 2, (10.5, 7.6))
-    axes[0, 0].get_gridspec().set_height_ratios([1.7, 1])
-    for axis, below, (task, words) in zip(axes[0], axes[1], TASKS.items()):
+    drawing, axes = figure(3, 2, (10.5, 9.4))
+    axes[0, 0].get_gridspec().set_height_ratios([1.9, 1, 1])
+    for (axis, below, lowest), (task, words) in zip(axes.T, TASKS.items()):
         for number, row in enumerate(rows):
             shift = 0.28 * (number - (len(rows) - 1) / 2)  # side by side, so that intervals do not hide each other
             points = [(level + shift, row["cells"].get(_column(level, task))) for level in levels]
             _line(axis, row, points)
         axis.set_title(words)
-        points = [(row["level"], row["cells"].get(task)) for row in gaps]
-        below.axhline(0, color=INK, linewidth=1)
-        _line(below, {"arm": "medical", "label": None}, points)
-        for one in (axis, below):
+        for one, column in ((below, task), (lowest, f"share/{task}")):
+            one.axhline(0, color=INK, linewidth=1)
+            _line(one, {"arm": "medical", "label": None}, [(row["level"], row["cells"].get(column)) for row in gaps])
+        low, high = lowest.get_ylim()
+        lowest.set_ylim(max(low, -100), min(high, 200))  # where the lead is small, a share of it is anything
+        for one in (axis, below, lowest):
             one.set_xticks(levels, [f"{level:g}" for level in levels])
             one.invert_xaxis()
-        below.set_xlabel("signal-to-noise ratio (dB); the signal sinks to the right")
+        lowest.set_xlabel("signal-to-noise ratio (dB); the signal sinks to the right")
     axes[0, 0].set_ylabel(SCORE)
-    axes[1, 0].set_ylabel("medical less pixel (points)")
+    axes[1, 0].set_ylabel("medical less\npixel (points)")
+    axes[2, 0].set_ylabel("the same, % of the\nteacher's lead (post hoc)")
     return _finished(drawing, axes)
 
 
@@ -156,8 +160,9 @@ def training_time(results: dict):
         _line(axes[0, 2], row, [(100 * point["x"], point["cell"]) for point in row["points"]])
     axes[0, 0].set(xlabel="pre-training steps", title="linear probe, organs", ylabel=SCORE)
     axes[0, 1].set(xlabel="CPU seconds, with the teacher on every image", title="the same, over time")
-    axes[0, 2].set(xlabel="share of the fine-tuning (%)", title="fine-tuned on all labels, organs")
+    axes[0, 2].set(xlabel="images shown (% of the usual fine-tuning)", title="fine-tuned on all labels, organs")
     _log_axis(axes[0, 0])
+    _log_axis(axes[0, 2], of_lines=False)
     _log_axis(axes[0, 1], of_lines=False)
     return _finished(drawing, axes)
 

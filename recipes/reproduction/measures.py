@@ -2,14 +2,15 @@
 """What a claim is, what decides it, and the comparisons of arms that claims and tables are made of."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from modeling_urfm.data.phantoms import ORGANS
 from modeling_urfm.evaluation.corruptions import PUBLISHED, SEVERITIES
 
-from .design import ABLATIONS, HOME, LOW, Scale
-from .scores import Answers, Estimate, Missing, Score, estimate, mean, minus
+from .design import ABLATIONS, FULL, HOME, LOW, SCRATCH_LONGER, Scale
+from .scores import Answers, Estimate, Missing, Score, combine, computed, estimate, mean, minus
 
 
 QUESTIONS = (
@@ -19,6 +20,8 @@ HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 F1, DICE = "points of macro-F1", "points of Dice"
 BOTH = ("organ", "lesion")
 BASELINE = "baseline"  # of the ablations
+CHANCE = 100 / len(ORGANS)  # points of macro-F1 of organs
+SMALL = 5.0  # points: a share of a lead that may be so small is unstable
 Measure = Callable[[], Estimate]
 
 
@@ -114,14 +117,105 @@ def above(answers: Answers, a: str, b: str, protocol: str = "linear", theirs: st
     )
 
 
+def scratch_protocol(scale: Scale) -> str:
+    """The longest fine-tuning without pre-training, without the share of the labels: what pre-training is compared with."""
+    return f"finetune{SCRATCH_LONGER}x" if scale is FULL else "finetune"
+
+
+# ---------------------------------------------------------------- medical against pixel
+
+
+def gap(answers: Answers, level: float, tasks: Sequence[str]) -> Score:
+    """Medical less pixel at a level."""
+    return minus(*(average(answers, arm, levels=(level,), tasks=tasks) for arm in ("medical", "pixel")))
+
+
+def share_of_lead(answers: Answers, level: float, tasks: Sequence[str]) -> Estimate:
+    """The gap in per cent of what the teacher's own features have more than random weights', at the same level."""
+    lead = _teachers_lead(answers, level, tasks)
+    return replace(
+        computed(percent_of, gap(answers, level, tasks), lead), note=_small(f"the teacher's lead at {level:g} dB", lead)
+    )
+
+
+def gap_slope(answers: Answers, levels: Sequence[float], tasks: Sequence[str]) -> Estimate:
+    """Least squares of the gap over the levels, in points for every 10 dB that the ratio falls by."""
+    return estimate(combine(*((w, gap(answers, level, tasks)) for w, level in zip(_slope_weights(levels), levels))))
+
+
+def share_slope(answers: Answers, levels: Sequence[float], tasks: Sequence[str]) -> Estimate:
+    """The same of `share_of_lead`."""
+    gaps = [gap(answers, level, tasks) for level in levels]
+    leads = [_teachers_lead(answers, level, tasks) for level in levels]
+
+    def slope(*parts: np.ndarray) -> np.ndarray:
+        shares = map(percent_of, parts[: len(levels)], parts[len(levels) :])
+        return sum(w * share for w, share in zip(_slope_weights(levels), shares))
+
+    notes = [_small(f"the teacher's lead at {level:g} dB", lead) for level, lead in zip(levels, leads)]
+    return replace(computed(slope, *gaps, *leads), note="; ".join(filter(None, notes)) or None)
+
+
+def _teachers_lead(answers: Answers, level: float, tasks: Sequence[str]) -> Score:
+    return minus(*(average(answers, arm, levels=(level,), tasks=tasks) for arm in ("teacher", "scratch")))
+
+
+def _slope_weights(levels: Sequence[float]) -> np.ndarray:
+    x = np.array(levels) - np.mean(levels)
+    return -10 * x / (x @ x)
+
+
+def percent_of(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return 100 * part / np.where(whole == 0, 1e-9, whole)  # a whole of nothing makes any share, not none
+
+
+def _small(name: str, lead: Score) -> str | None:
+    """What to say of a share of this lead, where it may be next to nothing."""
+    found = estimate(lead)
+    low, high = found.ci95
+    if low > SMALL:
+        return None
+    return f"{name} is {found.value:.1f} points ({low:.1f} to {high:.1f}): a share of so little is unstable"
+
+
+# ---------------------------------------------------------------- corrupted images
+
+
+def clean(answers: Answers, arm: str) -> Score:
+    """Macro-F1 of organs on clean images at HOME."""
+    return answers.score(arm, f"{HOME:g}/organ/linear/in")
+
+
 def corrupted(answers: Answers, arm: str, corruptions: Sequence[str] = PUBLISHED) -> Score:
-    """Macro-F1 of organs on corrupted images, averaged over corruptions and severities."""
+    """The same on corrupted images, averaged over corruptions and severities."""
     return mean([answers.score(arm, f"{HOME:g}/organ/linear/{name}-{s}") for name in corruptions for s in SEVERITIES])
 
 
-def drop(answers: Answers, arm: str, corruptions: Sequence[str] = PUBLISHED) -> Score:
-    """How much of its macro-F1 of organs a probe loses on corrupted images."""
-    return minus(answers.score(arm, f"{HOME:g}/organ/linear/in"), corrupted(answers, arm, corruptions))
+def drop(answers: Answers, arm: str, corruptions: Sequence[str] = PUBLISHED) -> Estimate:
+    """How many points of it a probe loses."""
+    return estimate(minus(clean(answers, arm), corrupted(answers, arm, corruptions)))
+
+
+def kept(answers: Answers, arm: str, corruptions: Sequence[str] = PUBLISHED) -> Estimate:
+    """How many per cent of its lead over chance a probe keeps."""
+    return computed(percent_of, *_leads(answers, arm, corruptions))
+
+
+def keeps_more(answers: Answers, better: str, worse: str, corruptions: Sequence[str] = PUBLISHED) -> Estimate:
+    """`kept` of one arm less that of another. Who has more to lose loses more points, so points are not compared."""
+    leads = {arm: _leads(answers, arm, corruptions) for arm in (better, worse)}
+    found = computed(lambda a, b, c, d: percent_of(a, b) - percent_of(c, d), *leads[better], *leads[worse])
+    notes = [_small(f"{arm}'s lead over chance on clean images", lead) for arm, (_, lead) in leads.items()]
+    return replace(found, note="; ".join(filter(None, notes)) or None)
+
+
+def _leads(answers: Answers, arm: str, corruptions: Sequence[str]) -> tuple[Score, Score]:
+    """Over chance, on corrupted and on clean images."""
+    scores = corrupted(answers, arm, corruptions), clean(answers, arm)
+    return tuple({seed: values - CHANCE for seed, values in score.items()} for score in scores)
+
+
+# ---------------------------------------------------------------- ablations
 
 
 def ablation_differences(answers: Answers) -> dict[str, Estimate]:
@@ -140,7 +234,8 @@ def ablation_differences(answers: Answers) -> dict[str, Estimate]:
 def simultaneous(estimates: dict[str, Estimate]) -> dict[str, tuple[float, float]]:
     """Intervals that hold all together with 95 %: every value with the same multiple of its standard error either way.
 
-    The multiple is the 95 % quantile over draws of the largest deviation of any of them, in standard errors.
+    The multiple is the 95 % quantile over draws of the largest deviation of any of them, in standard errors. Where seeds differ
+    by far more than patients, three are too few for it: fewer hold.
     """
     values = np.array([found.value for found in estimates.values()])
     draws = np.stack([found.draws for found in estimates.values()])

@@ -8,10 +8,11 @@ draw by draw; seeds are drawn when a score is summed up over them (`estimate`).
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from modeling_urfm.evaluation.intervals import percentile_interval
 
@@ -154,12 +155,19 @@ def patient_draws(test: str, patients: int) -> np.ndarray:
 def seed_draws(seeds: int) -> np.ndarray:
     """The weight of each seed in each draw: (1 + DRAWS, seeds), rows of sum 1; equal weights in the first row.
 
-    One fewer than there are is drawn, with replacement (Rao & Wu, 1988): the variance of a mean of n draws from n values is
-    (n - 1) / n of what it should be, which with three seeds would make the seeds' share of an interval a fifth too narrow.
+    Seeds are too few to be drawn with replacement as patients are: with three, such an interval holds the truth three times in
+    four. So weights deviate normally from equal ones, by as much that a mean deviates by its standard error, times what
+    Student's t for so many seeds is wider than the normal distribution. Where seeds alone differ, the 2.5 and 97.5 %
+    percentiles of a mean are then the ends of its t interval. Weights may be negative. One seed says nothing of others: it has
+    the weight 1 in all draws.
     """
-    drawn = max(1, seeds - 1)
-    weights = np.random.default_rng([SEED, seeds]).multinomial(drawn, np.full(seeds, 1 / seeds), size=DRAWS) / drawn
-    return np.concatenate([np.full((1, seeds), 1 / seeds), weights])
+    equal = np.full((1, seeds), 1 / seeds)
+    if seeds == 1:
+        return np.repeat(equal, 1 + DRAWS, axis=0)
+    normal = np.random.default_rng([SEED, seeds]).standard_normal((DRAWS, seeds))
+    deviations = (normal - normal.mean(1, keepdims=True)) / np.sqrt(seeds * (seeds - 1))
+    wider = stats.t.ppf(0.975, seeds - 1) / stats.norm.ppf(0.975)
+    return np.concatenate([equal, equal + wider * deviations])
 
 
 def macro_f1(truth: np.ndarray, answers: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -216,9 +224,22 @@ def over_seeds(score: Score) -> np.ndarray:
 
 def estimate(score: Score) -> Estimate:
     """The mean over seeds with its interval over seeds and patients."""
-    total = over_seeds(score)
-    by_seed = tuple(float(score[seed][0]) for seed in sorted(score))
-    return Estimate(float(total[0]), total[1:], tuple(sorted(score)), by_seed)
+    return computed(lambda values: values, score)
+
+
+def computed(function: Callable[..., np.ndarray], *scores: Score) -> Estimate:
+    """A number made of several scores, each summed up over the seeds before: of a ratio, the ratio of means.
+
+    Args:
+        function: arrays (draws,), one a score, to (draws,).
+
+    Raises:
+        Missing: the scores share no seed.
+    """
+    seeds = shared_seeds(scores)
+    total = function(*(over_seeds({seed: score[seed] for seed in seeds}) for score in scores))
+    alone = [function(*(score[seed][:1] for score in scores)) for seed in seeds]
+    return Estimate(float(total[0]), total[1:], tuple(seeds), tuple(float(values[0]) for values in alone))
 
 
 def _rounded(value: float) -> float:

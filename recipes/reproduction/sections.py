@@ -6,9 +6,13 @@ from dataclasses import fields
 
 from modeling_urfm.evaluation.corruptions import PUBLISHED, SEVERITIES
 
-from .design import SCRATCH_LONGER, Arm
+from .design import CLEAN_FROM, IMAGE_SIZE, STUDENT_SIZE, Arm
 from .markdown import cell, cells_table, folded, number, table
 from .measures import FAILS, HOLDS, UNDECIDED
+
+
+CLEAN_LEVELS = f"{CLEAN_FROM:g} dB and above"
+KEPT = {"kept": "kept (%)", "drop": "lost"}
 
 
 def teacher(results: dict) -> str:
@@ -19,14 +23,13 @@ def teacher(results: dict) -> str:
         folded("kNN", _frozen_table(rows, design, "knn", "in")),
         folded("kNN, another scanner's images", _frozen_table(rows, design, "knn", "out")),
     ]
-    masks = [column for column in (f"{design['home']:g}/mask/linear/in", f"{design['home']:g}/mask/linear/out")]
-    if any(column in row["cells"] for row in rows for column in masks):
-        shown = cells_table(rows, dict(zip(masks, ("in distribution", "another scanner"))))
-        parts.append(folded(f"Lesion masks from frozen features, Dice, {design['home']:g} dB", shown))
+    sides = {"in": "in distribution", "out": "another scanner"}
+    masks = cells_table(rows, {f"{design['home']:g}/mask/linear/{side}": words for side, words in sides.items()})
+    parts.append(folded(f"Lesion masks from frozen features, Dice, {design['home']:g} dB", masks))
     return "\n\n".join([
         "## The teacher first: frozen features\n\nWhat the teacher does not see no student can learn from it, so its own probe "
         "is the first row. Linear probe on frozen features, macro-F1 in points ± standard deviation over seeds, the 95 % "
-        "interval below.", *parts,
+        "interval below.", *filter(None, parts),
     ])  # fmt: skip
 
 
@@ -43,14 +46,11 @@ def design(results: dict) -> str:
     patients = design["test_patients"]
     low = " and ".join(f"{level:g}" for level in design["low"])
     arms = [
-        [
-            results["arms"].get(name, name),
-            f"`{name}`" * (name in results["arms"]),
-            f"{chosen['learning_rate']:g}",
-            _differences(chosen),
-        ]
-        for name, chosen in design["settings"].items()
-    ]
+        [results["arms"].get(name, name) + where, f"`{name}`" * (name in results["arms"]), f"{chosen['learning_rate']:g}",
+         _differences(chosen)]
+        for settings, where in (("settings", ""), ("settings_clean", f", {CLEAN_LEVELS}"))
+        for name, chosen in design[settings].items()
+    ]  # fmt: skip
     encoder, organ, lesion = design["encoder"], design["organ"], design["lesion"]
     corpus = (
         f"{design['patients']} patients x {design['frames']} frames x {design['views']} crops, and the real frames that come "
@@ -68,7 +68,11 @@ def design(results: dict) -> str:
   {encoder["patch_size"]}; the same for all arms, with the same weights at the start of a seed.
 - Pre-training: {design["steps"]} steps of {design["batch"]} images, the same images in the same order for all arms of a seed.
 - Tuning: {_budget(results)}
-- Seeds: {", ".join(map(str, design["seeds"]))}.
+- The scale (image and patch size, steps, batch, decoder) was found before, with targets of the medical teacher in six runs and
+  with pixels in one (`recipes/EXPERIMENTS.md`), on phantoms that are in no test set here: if that favours an arm, it is the
+  medical one.
+- Seeds: {", ".join(map(str, design["seeds"]))}. A seed sets weights, order and masks alone. The teachers, the corpus and the
+  labelled sets are one draw each: how much others would change is in no interval.
 
 {table(["arm", "name", "learning rate", "differs from the defaults by"], arms) if arms else ""}
 
@@ -80,18 +84,39 @@ def design(results: dict) -> str:
 
 
 def _budget(results: dict) -> str:
-    """What each kind of target had to choose from, as the units of the tuning have it, not as it was planned."""
-    design, kinds = results["design"], [row for row in results["tables"]["tuning"] if row["subject"] != "finetune"]
-    if not kinds:
+    """What each arm had to choose from, as the units of the tuning have it, not as it was planned."""
+    design, rows = results["design"], {row["subject"]: row for row in results["tables"]["tuning"]}
+    if not rows:
         return "none in this run; the settings are those that the full one chose."
-    counts = {row["subject"]: len(row["tried"]) for row in kinds}
-    each = (
-        f"{len(kinds)} kinds of target ({', '.join(counts)}) chose from {min(counts.values())} candidates each"
-        if len(set(counts.values())) == 1
-        else f"kinds of target had unequal choices ({', '.join(f'{name} {count}' for name, count in counts.items())})"
-    )
-    steps = design["tuning_steps"]
-    return f"{each}, learning rate and mask ratio, in {steps} steps each, on validation alone, with a seed of its own."
+    noisy = {name: row for name, row in rows.items() if name != "finetune" and not name.endswith("-clean")}
+    again = {name.removesuffix("-clean"): row for name, row in rows.items() if name.endswith("-clean")}
+    parts = []
+    if noisy:
+        parts.append(
+            f"{_choices(noisy)}, learning rate and mask ratio, in {design['tuning_steps']} steps each, at {design['home']:g} dB, "
+            "on validation alone, with a seed of its own. Frames, augmentation, more steps and the ablations inherit the settings "
+            "of `medical` or `pixel`."
+        )
+    if again:
+        level = next(iter(again.values()))["level"]
+        parts.append(f"Once more at {level:g} dB, for {CLEAN_LEVELS}: {_choices(again)}.")
+    if "finetune" in rows:
+        by_kind = {}
+        for tried in rows["finetune"]["tried"]:
+            by_kind.setdefault(tried["kind"], {"tried": []})["tried"].append(tried)
+        parts.append(
+            f"Fine-tuning: {_choices(by_kind)}, the learning rate, on all labels of the organs; each keeps its rate for other "
+            "tasks, shares of the labels and lengths."
+        )
+    return " ".join(parts)
+
+
+def _choices(rows: dict[str, dict]) -> str:
+    """How many candidates each had."""
+    counts = {name: len(row["tried"]) for name, row in rows.items()}
+    if len(set(counts.values())) > 1:
+        return f"unequal choices ({', '.join(f'{name} {count}' for name, count in counts.items())})"
+    return f"{', '.join(counts)} chose from {min(counts.values())} candidates each"
 
 
 def _differences(chosen: dict) -> str:
@@ -116,8 +141,9 @@ def _tuning(results: dict) -> str:
                 for name, value in tried.items()
                 if name not in ("score", "organ", "lesion", "chosen")
             )
-            rows.append([row["subject"], what, f"{tried['score']:.1f}", "best" if tried["chosen"] else ""])
-    lines = table(["arm", "tried", "validation score (points)", ""], rows)
+            best = "best" if tried["chosen"] else ""
+            rows.append([row["subject"], f"{row['level']:g}", what, f"{tried['score']:.1f}", best])
+    lines = table(["arm", "dB", "tried", "validation score (points)", ""], rows)
     return folded("What the tuning tried, on validation", lines) if rows else ""
 
 
@@ -134,7 +160,9 @@ def _pretraining(results: dict) -> str:
     head = ["arm", "dB", "seeds", "steps", "images", "student, CPU s", "teacher, CPU s", "first loss", "last loss",
             "blind loss", "last / first", "late fall"]  # fmt: skip
     words = (
-        "Means over seeds. The teacher's seconds are those of seeing every image that is shown. A cosine loss is given as "
+        "Means over seeds. The teacher's seconds are those of seeing every image that is shown. Targets averaged over frames are "
+        "counted as one image too, since all frames of a loop are in the corpus; elsewhere they need a pass of the teacher for "
+        "every frame of the loop. A cosine loss is given as "
         "1 - cosine. *Blind loss* is that of a student that knows where a patch is and nothing of the image. *Late fall* is the "
         "part of the whole fall of the loss that its last quarter brought: near 0, the loss is at its floor, which need not be "
         "0: speckle cannot be predicted."
@@ -144,12 +172,10 @@ def _pretraining(results: dict) -> str:
 
 def finetuned(results: dict) -> str:
     columns = {
-        f"{task}/{protocol}/{side}": f"{words}{', another scanner' if side == 'out' else ''}{more}"
+        f"{task}/finetune@{share}/{side}": f"{words}{', another scanner' if side == 'out' else ''}{more}"
         for task, words in (("organ", "organs"), ("lesion", "lesions"), ("mask", "masks (Dice)"))
-        for protocol, more in (
-            ("finetune@1", ""), ("finetune@0.1", ", 10 %"), (f"finetune{SCRATCH_LONGER}x@1", f", {SCRATCH_LONGER} x as long"),
-        )
-        for side in ("in", "out") if side == "in" or protocol == "finetune@1"
+        for share, more in (("1", ""), ("0.1", ", 10 %"))
+        for side in ("in", "out") if side == "in" or share == "1"
     }  # fmt: skip
     lines = cells_table(results["tables"]["finetuned"], columns)
     return f"Fine-tuned at {results['design']['home']:g} dB:\n\n{lines}" if lines else ""
@@ -172,17 +198,32 @@ def labels(results: dict) -> str:
 
 def gaps(results: dict) -> str:
     rows = [
-        [f"{row['level']:g}", *(cell(row["cells"].get(task), "+") for task in ("mean", "organ", "lesion"))]
-        for row in results["tables"]["gaps"]
-    ]
-    return "Medical less pixel, linear probe:\n\n" + table(["dB", "mean", "organs", "lesions"], rows) if rows else ""
+        [
+            f"{row['level']:g}",
+            *(cell(row["cells"].get(task), "+") for task in ("mean", "organ", "lesion")),
+            *(cell(row["cells"].get(f"share/{task}"), "+") for task in ("mean", "organ", "lesion")),
+        ] for row in results["tables"]["gaps"]
+    ]  # fmt: skip
+    head = ["dB", "mean", "organs", "lesions", *(f"{task}, % of the lead" for task in ("mean", "organs", "lesions"))]
+    words = (
+        "Medical less pixel, linear probe, in points; and in per cent of the teacher's lead over random weights at the same level "
+        "(post hoc: decided on after the first results were seen), which is unstable where that lead is small:"
+    )
+    return f"{words}\n\n{table(head, rows)}" if rows else ""
 
 
 def robustness(results: dict) -> str:
-    columns = {"clean": "clean"} | {f"drop/{name}": f"lost under {name}" for name in PUBLISHED}
+    columns = {"clean": "clean"}
+    columns |= {f"{kind}/{name}": f"{words} under {name}" for kind, words in KEPT.items() for name in PUBLISHED}
     columns |= {f"{name}-{SEVERITIES[-1]}": f"strongest {name}" for name in PUBLISHED}
     lines = cells_table(results["tables"]["robustness"], columns)
-    return f"Organs; what is lost is the mean over severities:\n\n{lines}" if lines else ""
+    words = f"""
+Organs at {results["design"]["home"]:g} dB alone. Corruptions are laid on at {IMAGE_SIZE} px, with the lengths in pixels of the
+published protocol, which has 224 px; students see {STUDENT_SIZE} px, so a blur's sigma of 1 to 3 px is half of that for them.
+*Kept* is the part of the lead over chance on clean images that is left, *lost* is in points; both are means over severities.
+Who has more to lose loses more points: the claims are of what is kept.
+""".strip()
+    return f"{words}\n\n{lines}" if lines else ""
 
 
 def defaults(results: dict) -> str:
@@ -213,7 +254,11 @@ def defaults(results: dict) -> str:
         ],
     )  # fmt: skip
     share = arms["baseline"]["length"]
-    return f"""The baseline is the arm `medical` with {share:g} times its steps; one thing at a time is different from it.
+    return f"""
+The baseline is the arm `medical` with {share:g} times its steps; one thing at a time is different from it. All run at its
+learning rate, which was tuned for it and not for the variants, and are compared on test patients: scores of a variant that is
+chosen here are a little too good.
+
 The best of {len(rows)} variants is {best["name"]}: {best["shown"]} points, with an interval that allows for having chosen the best
 of {low:+.1f} to {high:+.1f}. {follows}
 

@@ -6,6 +6,7 @@ was asked nothing has no row.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,9 +14,22 @@ import numpy as np
 from modeling_urfm.evaluation.corruptions import PUBLISHED, SEVERITIES
 
 from .curves import Curve, finetuning_curve, label_curve, teacher_seconds, training_cost, training_curve
-from .design import ARMS, AUGMENTED, HOME, LONGER, SCRATCH_LONGER, Scale
-from .measures import BOTH, ablation_differences, average, drop, shown, simultaneous, verdict
-from .scores import Answers, Missing, Score, estimate, minus
+from .design import ARMS, AUGMENTED, HOME, LONGER, SCRATCH_LONGER, TUNED, Scale
+from .measures import (
+    BOTH,
+    ablation_differences,
+    average,
+    clean,
+    drop,
+    gap,
+    kept,
+    scratch_protocol,
+    share_of_lead,
+    shown,
+    simultaneous,
+    verdict,
+)
+from .scores import Answers, Estimate, Missing, Score, estimate, minus
 
 
 # Arms in the order of the tables, in plain words. The teacher is first: what it cannot see no student learns from it.
@@ -31,9 +45,11 @@ LABELS = {
     "deblur": "pixels, deblurred (DeblurringMIM)",
     "medical-augmented": "medical, with augmentation",
     "pixel-augmented": "pixels, with augmentation",
-    "medical-longer": "medical, four times the steps",
-    "pixel-longer": "pixels, four times the steps",
+    "medical-longer": f"medical, {LONGER['medical-longer'].length:g} times the steps",
+    "pixel-longer": f"pixels, {LONGER['pixel-longer'].length:g} times the steps",
 }
+# The same units as of "scratch", asked once more after a longer fine-tuning.
+LONGER_SCRATCH = {"arm": "scratch-longer", "label": f"no pre-training, fine-tuned {SCRATCH_LONGER} times as long"}
 COMPARED = tuple(arm for arm in LABELS if arm not in (*AUGMENTED, *LONGER))
 SETS = {"mean": BOTH, "organ": ("organ",), "lesion": ("lesion",)}
 WITH_TEACHER = ("medical", "other", "random")  # whose targets are a network's features
@@ -52,7 +68,7 @@ def tables(answers: Answers, units: dict[str, dict], scale: Scale) -> dict:
         "tuning": tuning(units),
         "pretraining": pretraining(answers, units, scale),
         "training": _curves(COMPARED, lambda arm: training_points(answers, units, arm)),
-        "finetuning": _curves(COMPARED, lambda arm: _points(finetuning_curve(answers, arm, "organ"))),
+        "finetuning": finetuning(answers),
     }
 
 
@@ -67,15 +83,27 @@ def frozen(answers: Answers, scale: Scale) -> list[dict]:
 
 
 def finetuned(answers: Answers, scale: Scale) -> list[dict]:
-    """Columns "TASK/PROTOCOL/SIDE", with protocols "finetune@1", "finetune@0.1" and so on."""
-    sets = SETS | {"mask": ("mask",)}
-    asked = {
-        f"{task}/{protocol}/{side}": (protocol, side, (HOME,), tasks)
-        for task, tasks in sets.items()
-        for protocol in (f"finetune{longer}@{share}" for longer in ("", f"{SCRATCH_LONGER}x") for share in (1, 0.1))
-        for side in ("in", "out")
-    }  # fmt: skip
-    return _rows(LABELS, asked, lambda arm, how: average(answers, arm, *how))
+    """Columns "TASK/finetune@SHARE/SIDE"; the longer fine-tuning without pre-training is a row of its own."""
+
+    def rows(arms: Iterable[str], protocol: str) -> list[dict]:
+        asked = {
+            f"{task}/finetune@{share}/{side}": (f"{protocol}@{share}", side, (HOME,), tasks)
+            for task, tasks in (SETS | {"mask": ("mask",)}).items() for share in (1, 0.1) for side in ("in", "out")
+        }  # fmt: skip
+        return _rows(arms, asked, lambda arm, how: average(answers, arm, *how))
+
+    found = rows(LABELS, "finetune")
+    longer = scratch_protocol(scale)
+    again = [row | LONGER_SCRATCH for row in rows(("scratch",), longer)] if longer != "finetune" else []
+    place = next((i for i, row in enumerate(found) if row["arm"] == "scratch"), -1) + 1  # below the shorter one
+    return [*found[:place], *again, *found[place:]]
+
+
+def finetuning(answers: Answers) -> list[dict]:
+    """Organs over the share of the usual fine-tuning; without pre-training it is also longer."""
+    curves = _curves(COMPARED, lambda arm: _points(finetuning_curve(answers, arm, "organ")))
+    longer = _curves(("scratch",), lambda arm: _points(finetuning_curve(answers, arm, "organ", SCRATCH_LONGER)))
+    return curves + [curve | LONGER_SCRATCH for curve in longer]
 
 
 def labels(answers: Answers, scale: Scale) -> list[dict]:
@@ -94,32 +122,31 @@ def labels(answers: Answers, scale: Scale) -> list[dict]:
 
 
 def robustness(answers: Answers) -> list[dict]:
-    """Macro-F1 of organs at HOME: columns "clean", "CORRUPTION-SEVERITY", and "drop/CORRUPTION", the mean loss over severities."""
+    """Organs at HOME: columns "clean", "CORRUPTION-SEVERITY" (macro-F1), "drop/CORRUPTION" and "kept/CORRUPTION".
+
+    The last two are means over severities: points lost, and per cent of the lead over chance that is kept.
+    """
     asked = {f"{name}-{severity}": f"{name}-{severity}" for name in PUBLISHED for severity in SEVERITIES}
+    means = {f"{kind}/{name}": (of, name) for kind, of in (("drop", drop), ("kept", kept)) for name in PUBLISHED}
     rows = _rows(LABELS, asked, lambda arm, side: answers.score(arm, f"{HOME:g}/organ/linear/{side}"))
     for row in rows:
-        row["cells"] = {"clean": estimate(answers.score(row["arm"], f"{HOME:g}/organ/linear/in")).cell()} | row["cells"]
-        for name in PUBLISHED:
-            try:
-                row["cells"][f"drop/{name}"] = estimate(drop(answers, row["arm"], (name,))).cell()
-            except Missing:
-                continue
+        row["cells"] = {"clean": _of_score(clean(answers, row["arm"])).cell()} | row["cells"]
+        row["cells"] |= _cells(means, lambda how, arm=row["arm"]: how[0](answers, arm, (how[1],)))
     return rows
 
 
 def gaps(answers: Answers, scale: Scale) -> list[dict]:
-    """Medical less pixel, linear probe in distribution, at every level: {"level", "cells": {"mean", "organ", "lesion"}}."""
+    """Medical less pixel, linear probe in distribution, at every level: {"level", "cells"}.
+
+    Columns "mean", "organ" and "lesion" in points, and "share/mean" and so on: in per cent of the teacher's lead over random
+    weights.
+    """
     rows = []
     for level in scale.levels:
-        cells = {}
-        for task, tasks in SETS.items():
-            try:
-                a, b = (average(answers, arm, levels=(level,), tasks=tasks) for arm in ("medical", "pixel"))
-                cells[task] = estimate(minus(a, b)).cell()
-            except Missing:
-                continue
+        cells = _cells(SETS, lambda tasks, level=level: estimate(gap(answers, level, tasks)))
+        shares = _cells(SETS, lambda tasks, level=level: share_of_lead(answers, level, tasks))
         if cells:
-            rows.append({"level": level, "cells": cells})
+            rows.append({"level": level, "cells": cells | {f"share/{task}": cell for task, cell in shares.items()}})
     return rows
 
 
@@ -220,9 +247,9 @@ def _blind(units: dict[str, dict], level: float, chosen: dict) -> float | None:
     return None
 
 
-def settings(answers: Answers) -> dict[str, dict]:
-    """Of every arm, as its units have them."""
-    found = {arm: next(iter(by_seed.values())).get("settings") for arm, by_seed in answers.units.items()}
+def settings(answers: Answers, which: str = "settings") -> dict[str, dict]:
+    """Of every arm, as its units have them; "settings_clean" are those of the clean end, where they were tuned apart."""
+    found = {arm: next(iter(by_seed.values())).get(which) for arm, by_seed in answers.units.items()}
     return {arm: chosen for arm, chosen in found.items() if chosen}
 
 
@@ -237,7 +264,7 @@ def _cosine(answers: Answers, arm: str) -> bool:
 def tuning(units: dict[str, dict]) -> list[dict]:
     """What each kind of target, and each kind of fine-tuned encoder, was given to choose from, and what was best on validation.
 
-    {"subject", "seed", "tried": [{..., "score" in points, "chosen"}]}
+    {"subject", "level", "seed", "tried": [{..., "score" in points, "chosen"}]}
     """
     rows = []
     for unit in units.values():
@@ -252,8 +279,9 @@ def tuning(units: dict[str, dict]) -> list[dict]:
                 | {"chosen": candidate in chosen}
                 for candidate in unit["tried"]
             ]
-            rows.append({"subject": unit["unit"]["subject"], "seed": unit["unit"]["seed"], "tried": tried})
-    return rows
+            subject, seed = unit["unit"]["subject"], unit["unit"]["seed"]
+            rows.append({"subject": subject, "level": unit["level"], "seed": seed, "tried": tried})
+    return sorted(rows, key=lambda row: TUNED.index(row["subject"]))
 
 
 # ---------------------------------------------------------------- rows
@@ -262,19 +290,31 @@ def tuning(units: dict[str, dict]) -> list[dict]:
 def _rows(arms: Iterable[str], asked: dict[str, object], score: Callable[[str, object], Score]) -> list[dict]:
     rows = []
     for arm in arms:
-        cells = {}
-        for column, how in asked.items():
-            try:
-                cells[column] = estimate(score(arm, how)).cell()
-            except Missing:
-                continue
+        cells = _cells(asked, lambda how, arm=arm: _of_score(score(arm, how)))
         if cells:
             rows.append({"arm": arm, "label": LABELS[arm], "cells": cells})
     return rows
 
 
+def _cells(asked: dict[str, object], measure: Callable[[object], Estimate]) -> dict[str, dict]:
+    """Column to cell, of those columns that can be measured."""
+    cells = {}
+    for column, how in asked.items():
+        try:
+            cells[column] = measure(how).cell()
+        except Missing:
+            continue
+    return cells
+
+
 def _points(curve: Curve) -> list[dict]:
-    return [{"x": round(x, 5), "cell": estimate(score).cell()} for x, score in curve]
+    return [{"x": round(x, 5), "cell": _of_score(score).cell()} for x, score in curve]
+
+
+def _of_score(score: Score) -> Estimate:
+    """Seeds' weights may be negative, so that a draw may pass what a score can be."""
+    found = estimate(score)
+    return replace(found, draws=found.draws.clip(0, 100))
 
 
 def _curves(arms: Sequence[str], of: Callable[[str], list[dict]]) -> list[dict]:

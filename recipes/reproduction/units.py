@@ -123,13 +123,14 @@ def check_data(folder: Path, scale: Scale) -> None:
         ValueError: it holds those of another scale or design.
     """
     note, now = folder / "made_for.json", {"scale": scale.name, "fingerprint": fingerprint(scale)}
-    if note.is_file() and (was := json.loads(note.read_text())) != now:
+    if not note.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(note, now)
+    elif (was := json.loads(note.read_text())) != now:
         raise ValueError(
             f"{folder} holds data of the {was['scale']} experiment, design {was['fingerprint']}; this is {scale.name}, "
             f"{now['fingerprint']}: give another --output_dir, or remove it."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, now)
 
 
 def _command(unit: Unit, scale: Scale) -> str:

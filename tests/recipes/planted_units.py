@@ -12,6 +12,10 @@ from recipes.reproduction.design import (
     ARMS,
     AUGMENTED,
     CLAIMED,
+    CLEAN,
+    CLEAN_ARMS,
+    FINETUNE_RATE,
+    FINETUNE_RATES,
     FULL,
     HOME,
     LONGER,
@@ -19,7 +23,7 @@ from recipes.reproduction.design import (
     SCRATCH_LONGER,
     Scale,
 )
-from recipes.reproduction.units import Unit, encode, encode_dice, plan
+from recipes.reproduction.units import Unit, encode, encode_dice, fingerprint, plan
 
 
 CLASSES = {"organ": 15, "lesion": 3}
@@ -49,7 +53,7 @@ def planted_units(scale: Scale, skill: Skill, spread: float = 0.0, rng_seed: int
 
 def _unit(unit: Unit, scale: Scale, skill: Skill, spread: float, truth: dict, rng: np.random.Generator) -> dict:
     content = {
-        "unit": asdict(unit), "scale": scale.name, "command": "python recipes/reproduce.py",
+        "unit": asdict(unit), "scale": scale.name, "fingerprint": fingerprint(scale), "command": "python recipes/reproduce.py",
         "versions": {"urfm": "0.1.0", "torch": "2.6.0", "python": "3.11.7"}, "seed": unit.seed or 0,
         "timings": {"total_s": 100.0, "cpu_s": 90.0},
     }  # fmt: skip
@@ -65,12 +69,14 @@ def _unit(unit: Unit, scale: Scale, skill: Skill, spread: float, truth: dict, rn
         ]  # fmt: skip
         if unit.subject == "finetune":
             tried = [
-                {"kind": k, "learning_rate": r, "score": 0.5 + r}
-                for k in ("scratch", "pretrained")
-                for r in (3e-4, 1e-3)
-            ]
-            return content | {"tried": tried, "best": {t["kind"]: t for t in tried if t["learning_rate"] == 1e-3}}
-        return content | {"tried": tried, "best": tried[-1]}
+                {"kind": kind, "learning_rate": rate, "score": 0.5 + 10 * rate * (rate < 1e-3)}
+                for kind in FINETUNE_RATE for rate in FINETUNE_RATES
+            ]  # fmt: skip
+            best = {
+                kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in FINETUNE_RATE
+            }
+            return content | {"level": HOME, "tried": tried, "best": best}
+        return content | {"level": CLEAN if "clean" in unit.subject else HOME, "tried": tried, "best": tried[-1]}
     shift, answers = spread * rng.standard_normal(), {}
     for key in keys_of(unit, scale):
         level, task, protocol, side = key.split("/")
@@ -93,6 +99,10 @@ def _unit(unit: Unit, scale: Scale, skill: Skill, spread: float, truth: dict, rn
                            "losses": {str(k): v for k, v in losses.items()}}
             for level in _levels(unit, scale)
         }}  # fmt: skip
+    if unit.kind == "arm" and unit.subject in CLEAN_ARMS:
+        content["settings_clean"] = asdict(CLEAN_ARMS[unit.subject])
+    if unit.subject in FINETUNE_RATE:
+        content["finetune_rate"] = FINETUNE_RATE[unit.subject]
     return content | {"answers": answers}
 
 
@@ -121,7 +131,8 @@ def keys_of(unit: Unit, scale: Scale) -> list[str]:
         steps = [round(share * scale.steps) for share in scale.checkpoints]
         keys += [f"{home}/{task}/linear-step{step}/in" for task in CLASSES for step in steps]
     asked = [("finetune", task) for task in scale.finetune_passes]
-    asked += [(f"finetune{SCRATCH_LONGER}x", "organ")] * (unit.subject == "scratch" and full)
+    if unit.subject == "scratch" and full:
+        asked += [(f"finetune{SCRATCH_LONGER}x", task) for task in ("organ", "lesion")]
     for name, task in asked:
         for fraction in ("1", "0.1")[: 1 if task == "mask" else 2]:
             keys += [f"{home}/{task}/{name}@{fraction}/{side}" for side in ("in", "out")]
