@@ -6,6 +6,7 @@
     python recipes/bench.py embed              # features of a folder, beside transformers' own pipeline (bench_embed.py)
     python recipes/bench.py finetune           # what each way to fine-tune costs and gives (bench_finetune.py)
     python recipes/bench.py export             # exported encoders beside PyTorch, on a processor (bench_export.py)
+    python recipes/bench.py cost               # hours of a pre-training on GPUs, by counting, nothing is run (bench_cost.py)
 
 `pretrain` times whole steps (forward, backward, clipping, fused AdamW, gradients set to None) of ViT-B/16 at 224 px under bf16
 autocast, at one batch size, in one process and in turns, so that what else the machine does slows all rows alike.
@@ -53,6 +54,7 @@ from modeling_urfm.pretraining.teacher import untrained_teacher
 
 
 sys.path.append(str(Path(__file__).resolve().parent))  # the parts beside this file, however it was started
+import bench_cost  # noqa: E402
 import bench_embed  # noqa: E402
 import bench_export  # noqa: E402
 import bench_finetune  # noqa: E402
@@ -99,9 +101,12 @@ def main():
     bench_embed.add_arguments(commands.add_parser("embed", help="Features of a folder, beside the pipeline's."))
     bench_finetune.add_arguments(commands.add_parser("finetune", help="What each way to fine-tune costs and gives."))
     bench_export.add_arguments(commands.add_parser("export", help="Exported encoders beside PyTorch."))
+    bench_cost.add_arguments(commands.add_parser("cost", help="Hours of a pre-training on GPUs, an estimate."))
     args = parser.parse_args()
     if args.command == "embed":
         return bench_embed.bench_embed(args)
+    if args.command == "cost":
+        return bench_cost.bench_cost(args)
     if args.command == "export":
         return bench_export.bench_export(args)
     if args.command == "finetune":

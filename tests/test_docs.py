@@ -44,7 +44,7 @@ KNOWN_PROGRAMS = {
     "accelerate", "bash", "hf", "npm", "node", "pip", "pytest", "python", "ruff", "sbatch", "srun", "tensorboard", "torchrun",
     "ultrabench",
 }  # fmt: skip
-SHELL = {"export", "head", "trap", "[", "scontrol", "cd", "set", "USR1"}
+SHELL = {"export", "head", "trap", "[", "scontrol", "cd", "cp", "set", "USR1"}
 # Examples that users start from; each has one that runs.
 ENTRY_POINTS = (
     "URFMConfig", "URFMModel", "URFMForPreTraining", "URFMForImageClassification", "URFMForSemanticSegmentation",
