@@ -208,7 +208,8 @@ def finetune(tokens: nn.Module, data: Labelled, task: str, *, learning_rate: flo
     )  # fmt: skip
     rng, batch = np.random.default_rng(seed), min(FINETUNE_BATCH, len(train))
     steps = max(1, passes // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    rise = min(0.9, max(0.1, 1.5 / steps))  # OneCycleLR divides by zero where the rise is of one step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rise)
     order = np.concatenate([rng.permutation(train) for _ in range(-(-steps * batch // len(train)))])
     found, best = {}, -1.0
     at = {round(steps * (look + 1) / looks): (look + 1) / looks for look in range(looks)}
