@@ -8,9 +8,7 @@ from pathlib import Path
 
 from .claims import judge_all
 from .design import (
-    ABLATIONS,
-    ARMS,
-    AUGMENTED,
+    ARMS_OF_KIND,
     CLEAN_ARMS,
     DECODER,
     ENCODER,
@@ -18,7 +16,6 @@ from .design import (
     FULL,
     HOME,
     LEARNING_RATES,
-    LONGER,
     LOW,
     MASK_RATIOS,
     Scale,
@@ -26,12 +23,7 @@ from .design import (
 from .measures import FAILS, HOLDS, UNDECIDED
 from .scores import DRAWS, SEED, Answers
 from .tables import LABELS, settings, tables
-from .units import Unit, fingerprint, plan
-
-
-def command(scale: Scale) -> str:
-    """That runs all units of a scale and reports on them."""
-    return "python recipes/reproduce.py" + ("" if scale is FULL else f" --{scale.name}")
+from .units import Unit, command, fingerprint, plan
 
 
 def read_units(folder: Path) -> dict[str, dict]:
@@ -89,7 +81,7 @@ def check_units(units: dict[str, dict], scale: Scale) -> None:
 
 def _settings(named: Unit, unit: dict) -> dict[str, tuple]:
     """What a unit was trained with, and what it should have been."""
-    arms = {"arm": ARMS, "augmented": AUGMENTED, "longer": LONGER, "ablation": ABLATIONS}.get(named.kind, {})
+    arms = ARMS_OF_KIND.get(named.kind, {})
     found = {}
     if named.subject in arms:
         found["settings"] = unit.get("settings"), asdict(arms[named.subject])

@@ -174,3 +174,5 @@ ABLATIONS: dict[str, Arm] = {
     "loss on the scan region": replace(HALF, scan_region=True),
     "EMA 0.99": replace(HALF, ema=0.99),
 }
+# What a unit's kind and subject name, of those that are pre-trained.
+ARMS_OF_KIND = {"arm": ARMS, "augmented": AUGMENTED, "longer": LONGER, "ablation": ABLATIONS}

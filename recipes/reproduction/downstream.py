@@ -18,7 +18,12 @@ from modeling_urfm.data.splits import label_fraction_rows
 from modeling_urfm.evaluation.corruptions import PUBLISHED, SEVERITIES, Corruption
 from modeling_urfm.evaluation.linear_probe import Scaling, fit_linear_probe
 from modeling_urfm.evaluation.probes import knn_predict
-from modeling_urfm.evaluation.segmentation_probe import fit_segmentation_probe, segmentation_losses
+from modeling_urfm.evaluation.segmentation_probe import (
+    finer,
+    fit_segmentation_probe,
+    mask_as_seen,
+    segmentation_losses,
+)
 from modeling_urfm.pretraining.batches import Normalize
 
 from .corpora import Labelled
@@ -27,7 +32,6 @@ from .training import shrink
 
 
 BATCH = 64
-FINER = 4  # the loss of masks is taken on a grid so many times finer than the patches
 FINETUNE_BATCH, FINETUNE_WEIGHT_DECAY = 32, 0.05
 # (batch, 3, size, size) in [0, 1] to patch tokens (batch, patches, features).
 Tokens = Callable[[torch.Tensor], torch.Tensor]
@@ -151,9 +155,8 @@ def lesion_rows(data: Labelled) -> dict[str, np.ndarray]:
 
 
 def coarse_mask(mask: np.ndarray) -> np.ndarray:
-    """A mask on the grid of the loss: 1 where the middle of the cell is in the lesion."""
-    step = mask.shape[0] // (GRID[0] * FINER)
-    return mask[step // 2 :: step, step // 2 :: step]
+    """A mask of a whole image on the grid of the loss, as the package's segmentation probe takes it."""
+    return mask_as_seen(mask, (0, 0, *mask.shape), finer(GRID))
 
 
 def dice_of(guess: np.ndarray, truth: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from . import corpora, downstream
 from .design import (
     ABLATIONS,
     ARMS,
+    ARMS_OF_KIND,
     AUGMENTED,
     CLAIMED,
     CLEAN,
@@ -93,7 +94,7 @@ def run_unit(unit: Unit, folder: Path, scale: Scale) -> None:
     torch.set_flush_denormal(True)
     started, cpu = time.perf_counter(), time.process_time()
     does = {
-        "data": _data, "tune": _tune, "arm": _arm, "augmented": _augmented, "longer": _longer, "ablation": _ablation,
+        "data": _data, "tune": _tune, "arm": _arm, "augmented": _at_home, "longer": _at_home, "ablation": _at_home,
         "untrained": _untrained,
     }[unit.kind]  # fmt: skip
     check_data(folder / "data", scale)
@@ -101,7 +102,7 @@ def run_unit(unit: Unit, folder: Path, scale: Scale) -> None:
     (folder / "units").mkdir(parents=True, exist_ok=True)
     write_json(folder / "units" / f"{unit.name}.json", {
         "unit": asdict(unit), "scale": scale.name, "fingerprint": fingerprint(scale), **run_facts(unit.seed or 0),
-        "command": _command(unit, scale), **found,
+        "command": f"{command(scale)} --only {unit.name}", **found,
         "timings": {"total_s": round(time.perf_counter() - started, 1), "cpu_s": round(time.process_time() - cpu, 1)},
     })  # fmt: skip
 
@@ -133,9 +134,9 @@ def check_data(folder: Path, scale: Scale) -> None:
         )
 
 
-def _command(unit: Unit, scale: Scale) -> str:
-    """What runs this unit again, whatever process runs it now."""
-    return "python recipes/reproduce.py" + (" --quick" if scale is not FULL else "") + f" --only {unit.name}"
+def command(scale: Scale) -> str:
+    """What runs all units of a scale and reports on them."""
+    return "python recipes/reproduce.py" + ("" if scale is FULL else f" --{scale.name}")
 
 
 # ---------------------------------------------------------------- what each kind does
@@ -229,11 +230,13 @@ def _arm(unit: Unit, data: Path, scale: Scale) -> dict:
         trained = _pretrain(arm, data, level, scale, unit.seed, checkpoints=looks)
         training[f"{level:g}"] = _facts(trained, steps, scale)
         tokens = downstream.StudentTokens(trained.encoder)
-        answers |= _frozen(tokens, data, level, scale)
+        sets = _embedded(tokens, data, level, scale)
+        answers |= _frozen(sets, level)
         for step, encoder in trained.checkpoints.items():
-            answers |= _at_step(downstream.StudentTokens(encoder), data, level, scale, step)
+            under_way = _embedded(downstream.StudentTokens(encoder), data, level, scale)
+            answers |= _at_step(under_way, level, step)
         if level == HOME:
-            answers |= _home(tokens, data, scale)
+            answers |= _home(tokens, sets, scale)
             if unit.subject in FINETUNED:
                 answers |= _finetuned(tokens, unit.subject, data, scale, unit.seed)
     clean = {"settings_clean": asdict(CLEAN_ARMS[unit.subject])} if unit.subject in CLEAN_ARMS else {}
@@ -250,8 +253,10 @@ def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
         tokens, kind = downstream.TeacherTokens(corpora.teacher(which, dtype=torch.float32)), "teacher"
     answers = {}
     for level in scale.levels if unit.subject != "teacher-other" else LOW:
-        answers |= _frozen(tokens, data, level, scale)
-    answers |= _home(tokens, data, scale)
+        sets = _embedded(tokens, data, level, scale)
+        answers |= _frozen(sets, level)
+        if level == HOME:
+            answers |= _home(tokens, sets, scale)
     if unit.subject in FINETUNED:
         answers |= _finetuned(tokens, kind, data, scale, unit.seed)
     if kind == "scratch" and scale is FULL:  # does it lack nothing but time?
@@ -260,24 +265,15 @@ def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
     return {**rate, "answers": answers}
 
 
-def _augmented(unit: Unit, data: Path, scale: Scale) -> dict:
-    return _at_home(AUGMENTED[unit.subject], unit.seed, data, scale, robust=True)
-
-
-def _longer(unit: Unit, data: Path, scale: Scale) -> dict:
-    return _at_home(LONGER[unit.subject], unit.seed, data, scale)
-
-
-def _ablation(unit: Unit, data: Path, scale: Scale) -> dict:
-    return _at_home(ABLATIONS[unit.subject], unit.seed, data, scale)
-
-
-def _at_home(arm: Arm, seed: int, data: Path, scale: Scale, robust: bool = False) -> dict:
-    trained = _pretrain(arm, data, HOME, scale, seed)
+def _at_home(unit: Unit, data: Path, scale: Scale) -> dict:
+    """An arm that is asked about frozen features at HOME alone, and if it was trained for them about corrupted images."""
+    arm = ARMS_OF_KIND[unit.kind][unit.subject]
+    trained = _pretrain(arm, data, HOME, scale, unit.seed)
     tokens = downstream.StudentTokens(trained.encoder)
-    answers = _frozen(tokens, data, HOME, scale)
-    if robust:
-        answers |= _robust(tokens, data, scale)
+    sets = _embedded(tokens, data, HOME, scale)
+    answers = _frozen(sets, HOME)
+    if unit.kind == "augmented":
+        answers |= _robust(tokens, sets)
     facts = {f"{HOME:g}": _facts(trained, _steps(arm, scale), scale)}
     return {"settings": asdict(arm), "pretraining": facts, "answers": answers}
 
@@ -336,43 +332,43 @@ def _keyed(level: float, task: str, answers: dict[str, np.ndarray]) -> dict[str,
     return {f"{level:g}/{task}/{key}": code(values) for key, values in answers.items()}
 
 
-def _frozen(tokens, data: Path, level: float, scale: Scale) -> dict[str, str]:
+def _embedded(tokens, data: Path, level: float, scale: Scale) -> dict[str, tuple[corpora.Labelled, np.ndarray]]:
+    """Both labelled sets with their features, task by task."""
+    sets = {task: corpora.labelled(data, level, scale, task) for task in ("organ", "lesion")}
+    return {task: (labelled, downstream.embed(tokens, labelled.images)) for task, labelled in sets.items()}
+
+
+def _frozen(sets: dict, level: float) -> dict[str, str]:
     """Linear probe and kNN, in and out of distribution."""
     answers = {}
-    for task in ("organ", "lesion"):
-        labelled = corpora.labelled(data, level, scale, task)
-        features = downstream.embed(tokens, labelled.images)
+    for task, (labelled, features) in sets.items():
         answers |= _keyed(level, task, downstream.frozen_answers(features, labelled))
     return answers
 
 
-def _at_step(tokens, data: Path, level: float, scale: Scale, step: int) -> dict[str, str]:
+def _at_step(sets: dict, level: float, step: int) -> dict[str, str]:
     """The linear probe of an encoder under way."""
     answers = {}
-    for task in ("organ", "lesion"):
-        labelled = corpora.labelled(data, level, scale, task)
-        features = downstream.embed(tokens, labelled.images)
+    for task, (labelled, features) in sets.items():
         found = downstream.probe(features, labelled).predict(features[labelled.rows["in"]])[0].argmax(-1)
         answers |= _keyed(level, task, {f"linear-step{step}/in": found})
     return answers
 
 
-def _home(tokens, data: Path, scale: Scale) -> dict[str, str]:
+def _home(tokens, sets: dict, scale: Scale) -> dict[str, str]:
     """What is asked at HOME alone of frozen features: masks, few labels, corrupted images."""
-    lesion, answers = corpora.labelled(data, HOME, scale, "lesion"), {}
-    for task in ("organ", "lesion"):
-        labelled = corpora.labelled(data, HOME, scale, task)
-        features = downstream.embed(tokens, labelled.images)
+    answers = {}
+    for task, (labelled, features) in sets.items():
         few = downstream.label_efficiency(features, labelled, scale.fractions, scale.label_seeds)
         answers |= _keyed(HOME, task, few)
     if scale is FULL:
-        answers |= _keyed(HOME, "mask", downstream.mask_probe(tokens, lesion)) | _robust(tokens, data, scale)
+        answers |= _keyed(HOME, "mask", downstream.mask_probe(tokens, sets["lesion"][0])) | _robust(tokens, sets)
     return answers
 
 
-def _robust(tokens, data: Path, scale: Scale) -> dict[str, str]:
-    organ = corpora.labelled(data, HOME, scale, "organ")
-    return _keyed(HOME, "organ", downstream.robustness(tokens, downstream.embed(tokens, organ.images), organ))
+def _robust(tokens, sets: dict) -> dict[str, str]:
+    organ, features = sets["organ"]
+    return _keyed(HOME, "organ", downstream.robustness(tokens, features, organ))
 
 
 def _finetuned(
