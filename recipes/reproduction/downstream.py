@@ -25,6 +25,7 @@ from modeling_urfm.evaluation.segmentation_probe import (
     segmentation_losses,
 )
 from modeling_urfm.pretraining.batches import Normalize
+from modeling_urfm.pretraining.schedules import make_optimizer
 
 from .corpora import Labelled
 from .design import GRID
@@ -203,12 +204,7 @@ def finetune(tokens: nn.Module, data: Labelled, task: str, *, learning_rate: flo
     torch.manual_seed(seed)
     encoder, head = copy.deepcopy(tokens).train(), Head(tokens.width, 2 if mask else len(data.classes), mask)
     model = nn.Sequential(encoder, head)
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": FINETUNE_WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
-        lr=learning_rate, fused=True,
-    )  # fmt: skip
+    optimizer = make_optimizer(model, learning_rate, FINETUNE_WEIGHT_DECAY, beta2=0.999)
     rng, batch = np.random.default_rng(seed), min(FINETUNE_BATCH, len(train))
     steps = max(1, passes // batch)
     rise = min(0.9, max(0.1, 1.5 / steps))  # OneCycleLR divides by zero where the rise is of one step
