@@ -243,7 +243,7 @@ def random_codec(config: URFMConfig, width: int) -> TargetCodec:
 
 
 def teacher_flops(teacher, config: URFMConfig, positions: int | None) -> int:
-    trunk = teacher._held[0].trunk
+    trunk = teacher.tower.trunk
     return vit_forward_flops(
         config.num_patches, config.patch_size**2 * 3, teacher.hidden_size, len(trunk.blocks),
         trunk.blocks[0].mlp.fc1.out_features, positions=positions,

@@ -410,7 +410,7 @@ def the_teacher(args, device):
 
 def teacher_weights(teacher, cache) -> str | None:
     """Hash of the teacher's weights, which a cache may know where there is no teacher."""
-    return weights_hash(teacher._held[0]) if teacher else (cache.key.get("teacher_weights") if cache else None)
+    return weights_hash(teacher.tower) if teacher else (cache.key.get("teacher_weights") if cache else None)
 
 
 def device_name(device: torch.device) -> str:

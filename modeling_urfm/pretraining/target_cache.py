@@ -73,7 +73,7 @@ def cache_key(corpus, teacher_spec: str, teacher_layer: int, teacher=None) -> di
     """
     key = {"corpus": corpus.fingerprint, "images": len(corpus), "teacher": teacher_spec, "teacher_layer": teacher_layer}
     if teacher is not None:
-        key["teacher_weights"] = weights_hash(teacher._held[0])
+        key["teacher_weights"] = weights_hash(teacher.tower)
         key["teacher_input"] = [teacher.image_size, list(teacher.image_mean), list(teacher.image_std)]
     return key | {"codec_version": CODEC_VERSION}
 

@@ -66,6 +66,11 @@ class Teacher(nn.Module):
         # Made once: numbers that go to a GPU in every step would stop its queue in every step.
         self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (image_mean, image_std))
 
+    @property
+    def tower(self) -> nn.Module:
+        """The network, frozen, in `dtype`: whoever trains or changes it takes a copy."""
+        return self._held[0]
+
     def train(self, mode: bool = True):
         """Does nothing: a teacher stays in eval mode."""
         return super().train(False)
@@ -89,7 +94,7 @@ class Teacher(nn.Module):
             if positions.ndim != 2 or len(positions) != len(pixels):
                 raise ValueError(f"positions has shape {tuple(positions.shape)}, expected ({len(pixels)}, M).")
             positions = moved(positions, self._device)
-        tower = self._held[0]
+        tower = self.tower
         early = positions is not None and getattr(tower, "grid", None) == tuple(grid)
         # The student's autocast, if this is called inside it, must not decide the teacher's precision.
         with torch.inference_mode(), torch.autocast(pixels.device.type, enabled=False):

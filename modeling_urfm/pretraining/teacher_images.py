@@ -56,7 +56,7 @@ def teacher_grid(teacher) -> tuple[int, int]:
     """The teacher's own, for which nothing is interpolated."""
     with torch.inference_mode():
         zeros = torch.zeros(1, 3, teacher.image_size, teacher.image_size, device=teacher._device, dtype=teacher.dtype)
-        return square(teacher._held[0](zeros).shape[1])
+        return square(teacher.tower(zeros).shape[1])
 
 
 def square(patches: int) -> tuple[int, int]:

@@ -161,7 +161,7 @@ def teacher(name: str, layer: int = -1, dtype: torch.dtype | None = None) -> Tea
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = untrained_teacher("test_vit4", dtype=torch.float32, img_size=IMAGE_SIZE)
-    for block in untrained._held[0].trunk.blocks:  # as the demo's begins: timm's 1e-5 would leave its layers out
+    for block in untrained.tower.trunk.blocks:  # as the demo's begins: timm's 1e-5 would leave its layers out
         block.ls1.gamma.data.fill_(1.0)
         block.ls2.gamma.data.fill_(1.0)
     return untrained

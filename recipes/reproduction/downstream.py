@@ -29,7 +29,7 @@ from modeling_urfm.pretraining.schedules import make_optimizer
 
 from .corpora import Labelled
 from .design import GRID
-from .training import shrink
+from .training import autocast, shrink
 
 
 BATCH = 64
@@ -54,10 +54,10 @@ class TeacherTokens(nn.Module):
 
     def __init__(self, teacher):
         super().__init__()
-        self.tower, self.width = copy.deepcopy(teacher._held[0]).float().requires_grad_(True), teacher.hidden_size
+        self.tower, self.width = copy.deepcopy(teacher.tower).float().requires_grad_(True), teacher.hidden_size
         # It was trained with half of its patches dropped; masks need them all.
         self.tower.trunk.patch_drop = nn.Identity()
-        self.mean, self.std = teacher._mean, teacher._std
+        self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1) for v in (teacher.image_mean, teacher.image_std))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.tower((pixels - self.mean) / self.std)
@@ -73,7 +73,7 @@ def embed(tokens: Tokens, images: np.ndarray, whole: bool = False) -> np.ndarray
     """Mean patch token of every image (images, features), or with `whole` all of them (images, patches, features)."""
     parts = []
     for part in torch.from_numpy(images).split(BATCH):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found = tokens(as_pixels(part)).float()
         parts.append(found if whole else found.mean(1))
     return torch.cat(parts).numpy()
@@ -219,7 +219,7 @@ def finetune(tokens: nn.Module, data: Labelled, task: str, *, learning_rate: flo
             pixels, flipped = pixels.flip(-1), True
         else:
             flipped = False
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = model(pixels)
         if mask:
             truth = torch.from_numpy(np.stack([coarse_mask(data.masks[row]) for row in chosen]).astype(np.int64))
@@ -249,7 +249,7 @@ def _answers(model: nn.Module, data: Labelled, rows: np.ndarray, mask: bool) -> 
     """Classes of the rows, or the Dice of each."""
     parts = []
     for part in np.array_split(rows, -(-len(rows) // BATCH)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = model(as_pixels(data.images[part])).float()
         if mask:
             logits = F.interpolate(logits, data.masks.shape[-2:], mode="bilinear", align_corners=False)

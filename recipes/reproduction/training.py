@@ -18,6 +18,7 @@ from modeling_urfm.pretraining.batches import Normalize
 from modeling_urfm.pretraining.ema import ShardedEMA
 from modeling_urfm.pretraining.masking import scan_region_patches
 from modeling_urfm.pretraining.schedules import RunLength, cosine_schedule, make_optimizer
+from modeling_urfm.pretraining.teacher import faster_dtype
 
 from .design import DECODER, ENCODER, IMAGE_SIZE, PATCH_SIZE, STUDENT_SIZE, Arm
 
@@ -65,7 +66,7 @@ def new_encoder(seed: int) -> URFMModel:
 
 def pretrain(arm: Arm, images: np.ndarray, targets: np.ndarray | None, seed: int, steps: int, batch: int,
              checkpoints: tuple[int, ...] = ()) -> Trained:  # fmt: skip
-    """Train a new encoder in bf16 on one thread.
+    """Train a new encoder on the processor, in the faster precision.
 
     Args:
         images: (crops, size, size) uint8. targets: (crops, patches, features) of the teacher; None for pixels.
@@ -96,7 +97,7 @@ def pretrain(arm: Arm, images: np.ndarray, targets: np.ndarray | None, seed: int
         elif arm.blur or arm.augment:
             given = patchify(normalize(sharp.expand(-1, 3, -1, -1)), PATCH_SIZE)
         loss_mask = scan_region_patches(sharp, PATCH_SIZE) if arm.scan_region else None
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss = model(inputs, target_features=given, loss_mask=loss_mask, generator=masks).loss
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -122,6 +123,11 @@ def pretrain(arm: Arm, images: np.ndarray, targets: np.ndarray | None, seed: int
             trained.encoder = copy.deepcopy(model.urfm)
     trained.encoder.eval()
     return trained
+
+
+def autocast() -> torch.autocast:
+    """bf16 where the processor multiplies in it; elsewhere float32, which is the faster there."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=faster_dtype(torch.device("cpu")) == torch.bfloat16)
 
 
 def _stream(count: int, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -206,7 +206,7 @@ def test_open_clip_tower_is_the_teachers():
     image = images()[1][:, :50, :50]  # square: nothing to crop
     teacher = load_teacher("demo", dtype=torch.float32)
     pixels = encoder.prepare(image)[None]
-    torch.testing.assert_close(encoder.features(pixels, "tokens"), teacher._held[0](pixels))
+    torch.testing.assert_close(encoder.features(pixels, "tokens"), teacher.tower(pixels))
     assert encoder.features(pixels).shape == (1, encoder.hidden_size)
     assert load_encoder(f"random:open_clip:local-dir:{DEMO_TEACHER}").fingerprint != encoder.fingerprint
     with pytest.raises(ValueError, match="names no weights.*openai"):

@@ -370,7 +370,7 @@ def test_the_key_knows_weights_whatever_they_are_computed_in():
         and key["images"] == 4
         and "teacher_weights" not in cache_key(Named(), "demo", -1)
     )
-    tower = half._held[0]
+    tower = half.tower
     parameter = next(tower.parameters())
     before, parameter.data = parameter.data, parameter.data * 1.1
     assert weights_hash(tower) != key["teacher_weights"]
