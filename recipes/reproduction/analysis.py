@@ -18,6 +18,7 @@ from .design import (
     LEARNING_RATES,
     LOW,
     MASK_RATIOS,
+    SCRATCH_LONGER_RATE,
     Scale,
 )
 from .measures import FAILS, HOLDS, UNDECIDED
@@ -90,6 +91,8 @@ def _settings(named: Unit, unit: dict) -> dict[str, tuple]:
         found["settings of the clean end"] = clean, asdict(CLEAN_ARMS[named.subject])
     if named.subject in FINETUNE_RATE and named.kind != "tune":
         found["rate of fine-tuning"] = unit.get("finetune_rate"), FINETUNE_RATE[named.subject]
+    if named.subject == "scratch" and unit["scale"] == FULL.name:
+        found["rate of the longer fine-tuning"] = unit.get("finetune_rate_longer"), SCRATCH_LONGER_RATE
     return found
 
 

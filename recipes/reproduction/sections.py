@@ -88,7 +88,7 @@ def _budget(results: dict) -> str:
     design, rows = results["design"], {row["subject"]: row for row in results["tables"]["tuning"]}
     if not rows:
         return "none in this run; the settings are those that the full one chose."
-    noisy = {name: row for name, row in rows.items() if name != "finetune" and not name.endswith("-clean")}
+    noisy = {name: row for name, row in rows.items() if not name.startswith("finetune") and not name.endswith("-clean")}
     again = {name.removesuffix("-clean"): row for name, row in rows.items() if name.endswith("-clean")}
     parts = []
     if noisy:
@@ -106,8 +106,10 @@ def _budget(results: dict) -> str:
             by_kind.setdefault(tried["kind"], {"tried": []})["tried"].append(tried)
         parts.append(
             f"Fine-tuning: {_choices(by_kind)}, the learning rate, on all labels of the organs; each keeps its rate for other "
-            "tasks, shares of the labels and lengths."
+            "tasks and shares of the labels."
         )
+    if "finetune-longer" in rows:
+        parts.append("scratch, fine-tuned longer, chose anew from as many.")
     return " ".join(parts)
 
 
@@ -260,7 +262,7 @@ learning rate, which was tuned for it and not for the variants, and are compared
 chosen here are a little too good.
 
 The best of {len(rows)} variants is {best["name"]}: {best["shown"]} points, with an interval that allows for having chosen the best
-of {low:+.1f} to {high:+.1f}. {follows}
+of {low:+.1f} to {high:+.1f} (from {len(best["seeds"])} seeds: where seeds differ by more than patients, too narrow). {follows}
 
 By the interval of each alone:
 

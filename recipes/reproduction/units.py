@@ -38,6 +38,7 @@ from .design import (
     LOW,
     MASK_RATIOS,
     SCRATCH_LONGER,
+    SCRATCH_LONGER_RATE,
     TUNED,
     TUNING_SEED,
     UNTRAINED,
@@ -170,7 +171,9 @@ def _floor(features: np.ndarray) -> dict[str, float]:
 def _tune(unit: Unit, data: Path, scale: Scale) -> dict:
     """The same candidates for every kind of target, on a seed of their own and on validation alone."""
     if unit.subject == "finetune":
-        return _tune_finetune(data, scale)
+        return _tune_finetune(data, scale, tuple(FINETUNE_RATE))
+    if unit.subject == "finetune-longer":
+        return _tune_finetune(data, scale, ("scratch",), SCRATCH_LONGER)
     name, _, clean = unit.subject.partition("-")
     level, tried = CLEAN if clean else HOME, []
     for rate in LEARNING_RATES:
@@ -182,9 +185,9 @@ def _tune(unit: Unit, data: Path, scale: Scale) -> dict:
     return {"level": level, "tried": tried, "best": max(tried, key=lambda t: t["score"])}
 
 
-def _tune_finetune(data: Path, scale: Scale) -> dict:
+def _tune_finetune(data: Path, scale: Scale, kinds: tuple[str, ...], longer: int = 1) -> dict:
     organ, tried = corpora.labelled(data, HOME, scale, "organ"), []
-    for kind in FINETUNE_RATE:
+    for kind in kinds:
         if kind == "teacher":
             tokens = downstream.TeacherTokens(corpora.teacher("medical", dtype=torch.float32))
         elif kind == "scratch":
@@ -196,16 +199,11 @@ def _tune_finetune(data: Path, scale: Scale) -> dict:
             )
         for rate in FINETUNE_RATES:
             found = downstream.finetune(
-                tokens,
-                organ,
-                "organ",
-                learning_rate=rate,
-                passes=scale.finetune_passes["organ"],
-                seed=TUNING_SEED,
+                tokens, organ, "organ", learning_rate=rate, passes=scale.finetune_passes["organ"] * longer, seed=TUNING_SEED,
                 looks=2,
-            )
+            )  # fmt: skip
             tried.append({"kind": kind, "learning_rate": rate, "score": found["validation"]})
-    best = {kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in FINETUNE_RATE}
+    best = {kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in kinds}
     return {"level": HOME, "tried": tried, "best": best}
 
 
@@ -238,7 +236,7 @@ def _arm(unit: Unit, data: Path, scale: Scale) -> dict:
         if level == HOME:
             answers |= _home(tokens, sets, scale)
             if unit.subject in FINETUNED:
-                answers |= _finetuned(tokens, unit.subject, data, scale, unit.seed)
+                answers |= _finetuned(tokens, FINETUNE_RATE[unit.subject], data, scale, unit.seed)
     clean = {"settings_clean": asdict(CLEAN_ARMS[unit.subject])} if unit.subject in CLEAN_ARMS else {}
     rate = {"finetune_rate": FINETUNE_RATE[unit.subject]} if unit.subject in FINETUNED else {}
     return {"settings": asdict(ARMS[unit.subject]), **clean, **rate, "pretraining": training, "answers": answers}
@@ -257,12 +255,16 @@ def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
         answers |= _frozen(sets, level)
         if level == HOME:
             answers |= _home(tokens, sets, scale)
+    rates = {}
     if unit.subject in FINETUNED:
-        answers |= _finetuned(tokens, kind, data, scale, unit.seed)
+        rates["finetune_rate"] = FINETUNE_RATE[kind]
+        answers |= _finetuned(tokens, FINETUNE_RATE[kind], data, scale, unit.seed)
     if kind == "scratch" and scale is FULL:  # does it lack nothing but time?
-        answers |= _finetuned(tokens, kind, data, scale, unit.seed, longer=SCRATCH_LONGER, tasks=("organ", "lesion"))
-    rate = {"finetune_rate": FINETUNE_RATE[kind]} if unit.subject in FINETUNED else {}
-    return {**rate, "answers": answers}
+        rates["finetune_rate_longer"] = SCRATCH_LONGER_RATE
+        answers |= _finetuned(
+            tokens, SCRATCH_LONGER_RATE, data, scale, unit.seed, longer=SCRATCH_LONGER, tasks=("organ", "lesion")
+        )
+    return {**rates, "answers": answers}
 
 
 def _at_home(unit: Unit, data: Path, scale: Scale) -> dict:
@@ -372,7 +374,7 @@ def _robust(tokens, sets: dict) -> dict[str, str]:
 
 
 def _finetuned(
-    tokens, kind: str, data: Path, scale: Scale, seed: int, longer: int = 1, tasks=("organ", "lesion", "mask")
+    tokens, rate: float, data: Path, scale: Scale, seed: int, longer: int = 1, tasks=("organ", "lesion", "mask")
 ) -> dict[str, str]:
     """Full fine-tuning on all labels and, of organs and lesions, on a tenth of them."""
     answers = {}
@@ -380,7 +382,7 @@ def _finetuned(
         labelled = corpora.labelled(data, HOME, scale, "organ" if task == "organ" else "lesion")
         for fraction in (1.0, 0.1) if task != "mask" else (1.0,):
             found = downstream.finetune(
-                tokens, labelled, task, learning_rate=FINETUNE_RATE[kind], seed=seed, fraction=fraction,
+                tokens, labelled, task, learning_rate=rate, seed=seed, fraction=fraction,
                 passes=round(scale.finetune_passes[task] * longer * (1 if fraction == 1 else 0.5)),
             )  # fmt: skip
             del found["validation"]

@@ -21,6 +21,7 @@ from recipes.reproduction.design import (
     LONGER,
     LOW,
     SCRATCH_LONGER,
+    SCRATCH_LONGER_RATE,
     Scale,
 )
 from recipes.reproduction.units import Unit, encode, encode_dice, fingerprint, plan
@@ -67,14 +68,13 @@ def _unit(unit: Unit, scale: Scale, skill: Skill, spread: float, truth: dict, rn
             {"learning_rate": rate, "mask_ratio": ratio, "organ": 0.5, "lesion": 0.4, "score": 0.45 + ratio / 10 + rate}
             for rate in (5e-4, 1e-3, 2e-3, 4e-3) for ratio in (0.5, 0.75)
         ]  # fmt: skip
-        if unit.subject == "finetune":
+        if unit.subject.startswith("finetune"):
+            kinds = tuple(FINETUNE_RATE) if unit.subject == "finetune" else ("scratch",)
             tried = [
                 {"kind": kind, "learning_rate": rate, "score": 0.5 + 10 * rate * (rate < 1e-3)}
-                for kind in FINETUNE_RATE for rate in FINETUNE_RATES
+                for kind in kinds for rate in FINETUNE_RATES
             ]  # fmt: skip
-            best = {
-                kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in FINETUNE_RATE
-            }
+            best = {kind: max((t for t in tried if t["kind"] == kind), key=lambda t: t["score"]) for kind in kinds}
             return content | {"level": HOME, "tried": tried, "best": best}
         return content | {"level": CLEAN if "clean" in unit.subject else HOME, "tried": tried, "best": tried[-1]}
     shift, answers = spread * rng.standard_normal(), {}
@@ -103,6 +103,8 @@ def _unit(unit: Unit, scale: Scale, skill: Skill, spread: float, truth: dict, rn
         content["settings_clean"] = asdict(CLEAN_ARMS[unit.subject])
     if unit.subject in FINETUNE_RATE:
         content["finetune_rate"] = FINETUNE_RATE[unit.subject]
+    if unit.subject == "scratch" and scale is FULL:
+        content["finetune_rate_longer"] = SCRATCH_LONGER_RATE
     return content | {"answers": answers}
 
 

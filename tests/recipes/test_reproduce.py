@@ -221,6 +221,9 @@ def test_arms_are_set_as_the_committed_tuning_chose():
         if subject == "finetune":
             assert {kind: tried["learning_rate"] for kind, tried in best.items()} == design.FINETUNE_RATE
             continue
+        if subject == "finetune-longer":
+            assert best["scratch"]["learning_rate"] == design.SCRATCH_LONGER_RATE
+            continue
         name, _, clean = subject.partition("-")
         arm = design.settings_of(name, design.CLEAN if clean else design.HOME)
         assert (arm.learning_rate, arm.model["mask_ratio"]) == (best["learning_rate"], best["mask_ratio"]), subject

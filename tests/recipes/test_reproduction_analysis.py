@@ -459,6 +459,11 @@ def test_units_of_another_design_are_refused_by_name(units, monkeypatch):
         "untrained-scratch-0",
         without("untrained-scratch-0", "finetune_rate"),
     )
+    refused(
+        "untrained-scratch-0.json has other rate of the longer fine-tuning than design.py: 0.5, not",
+        "untrained-scratch-0",
+        units["untrained-scratch-0"] | {"finetune_rate_longer": 0.5},
+    )
     refused("arm-medical-7.json is none of the units", "arm-medical-7", one | {"unit": one["unit"] | {"seed": 7}})
     refused("arm-medical-0.json is none of the units", "arm-medical-0", one)  # a renamed file
     # Without settings of its own for the clean end a unit was trained with the others there, which is not what they are now.
