@@ -211,7 +211,28 @@ def gaps(results: dict) -> str:
         "Medical less pixel, linear probe, in points; and in per cent of the teacher's lead over random weights at the same level "
         "(post hoc: decided on after the first results were seen), which is unstable where that lead is small:"
     )
-    return f"{words}\n\n{table(head, rows)}" if rows else ""
+    return "\n\n".join(filter(None, (words, table(head, rows), _ends(results)))) if rows else ""
+
+
+def _ends(results: dict) -> str:
+    """What the gap is bounded by at the cleanest and at the noisiest level."""
+    arms = {row["arm"]: row["cells"] for row in results["tables"]["frozen"]}
+    levels = results["design"]["levels"]
+
+    best, worst = max(levels), min(levels)
+    try:
+        high, low = (
+            {arm: number(arms[arm][f"{level:g}/organ/linear/in"]["value"]) for arm in ("medical", "pixel", "teacher", "scratch")}
+            for level in (best, worst)
+        )  # fmt: skip
+    except KeyError:
+        return ""
+    return (
+        f"Both ends bound it. At {best:g} dB medical has {high['medical']} of 100 points in organs, its teacher "
+        f"{high['teacher']}, and pixels see the organ too ({high['pixel']}). At {worst:g} dB the teacher itself is down to "
+        f"{low['teacher']} and random weights have {low['scratch']}: between them lies what its features can be expected to "
+        f"teach (medical has {low['medical']}, pixel {low['pixel']})."
+    )
 
 
 def robustness(results: dict) -> str:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
@@ -238,6 +239,21 @@ def test_committed_units_are_of_this_design_and_within_the_time():
         if "settings" in unit:
             assert unit["settings"] == dataclasses.asdict(arms[unit["unit"]["subject"]]), name
     assert sum(unit["timings"]["cpu_s"] for unit in UNITS.values()) < 2 * 4 * 3600
+
+
+QUOTED = r"[+-]\d+\.\d+ \([+-]\d+\.\d+ to [+-]\d+\.\d+\)"
+
+
+@pytest.mark.skipif(not UNITS, reason="no units are committed")
+def test_what_is_quoted_of_the_results_is_in_them():
+    results = json.loads((RESULTS / "results.json").read_text())
+    ablations = sorted(row["shown"] for row in results["tables"]["ablations"])
+    assert sorted(re.findall(QUOTED, (RECIPES / "configs" / "urfm_base.yaml").read_text())) == ablations
+    claims = {claim["shown"] for claim in results["claims"]}
+    readme, page = (RECIPES.parent / "README.md").read_text(), (RECIPES / "RUNNING_FOR_REAL.md").read_text()
+    quoted = re.findall(QUOTED, readme.partition("## Do the paper's claims hold?")[2].partition("\n## ")[0])
+    quoted += re.findall(QUOTED, page.partition("<!-- defaults -->")[2])
+    assert quoted and set(quoted) <= claims | set(ablations), set(quoted) - claims - set(ablations)
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ STEPS_OF_PIXEL = "Organs: medical needs fewer steps for pixel's final linear sco
 SLOPE = "The gap between medical and pixel grows as the signal sinks"
 SHARE = "The gap as a share of the teacher's lead over random weights grows as the signal sinks (post hoc)"
 NO_PRETRAINING = f"no pre-training, fine-tuned {SCRATCH_LONGER} times as long"
+AS_LONG = "no pre-training, fine-tuned as long"
 TUNED = "Fine-tuned on all labels (organs and lesions): medical above "
 
 
@@ -262,6 +263,7 @@ def test_planted_differences_come_back_with_the_verdict_that_is_theirs(results):
     assert contains(found[LABELS_OF_PIXEL]["ci95"], 10) and found[LABELS_OF_PIXEL]["verdict"] == HOLDS
     # Without pre-training it is 30, and 45 after five times as long; medical is 60 times (1 + share) / 2.
     assert contains(found[f"{TUNED}{NO_PRETRAINING}"]["ci95"], 15)
+    assert contains(found[f"{TUNED}{AS_LONG}"]["ci95"], 30)
     sooner = found[f"Fine-tuned, organs: medical is sooner at the final score of {NO_PRETRAINING}"]
     assert contains(sooner["ci95"], 50 / SCRATCH_LONGER) and sooner["verdict"] == HOLDS
     rows = {row["arm"]: row["cells"] for row in results["tables"]["finetuned"]}
