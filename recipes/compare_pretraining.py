@@ -10,7 +10,7 @@ patches of 8 px: 256 of them, near ViT-B/16's 196. The decoder has the proportio
 arm stands for:
 
 - released: MAE's decoder as wide as the encoder and two thirds as deep, all hidden patches predicted, teacher online
-  (urfm_base.yaml)
+  (urfm_base.yaml, but with MAE's mask ratio of 0.75)
 - fast: the decoder, mask ratio and predicted share of urfm_base_fast.yaml, teacher online
 - cached: the same, features from a target cache
 - longer: as `fast`, for `--longer` times the epochs: about the time that `released` takes

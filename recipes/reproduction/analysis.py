@@ -119,6 +119,8 @@ def analyse(units: dict[str, dict], scale: Scale) -> dict:
     cpu = [unit["timings"]["cpu_s"] for unit in units.values()]
     return {
         "command": command(scale), "versions": _versions(units), "seed": SEED, "scale": scale.name,
+        # Units from before it was noted all ran in bfloat16.
+        "precision": " and ".join(sorted({unit.get("precision", "bfloat16") for unit in units.values()})),
         "metrics": {name.replace(" ", "_"): count for name, count in counts.items()},
         "timings": {"units_cpu_h": round(sum(cpu) / 3600, 2), "longest_unit_cpu_s": max(cpu)},
         "claims": claims, "left_out": left_out,

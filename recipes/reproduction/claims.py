@@ -66,9 +66,9 @@ AT_HOME = f"Asked at {HOME:g} dB alone, of one small encoder and one short sched
 TAUGHT = "The teacher brings the task, in words, and noise (see the top)."
 # Of every look under way, at pre-training and fine-tuning.
 EARLY = "A look under way comes before the learning rate has fallen, which counts against medical."
-AS_LONG = "no pre-training, fine-tuned as long"
+AS_LONG = "no pre-training, fine-tuned as long (post hoc)"
 RATES = "Rates of fine-tuning were chosen on organs, where pixel and no pre-training stay near chance: masks may want others."
-HARDLY = "In that time an encoder without pre-training hardly starts to learn these images."
+HARDLY = "In so short a time an encoder without pre-training hardly starts to learn these images."
 TIMES = f"{LONGER['medical-longer'].length:g} times the steps"
 INHERITED = "The learning rate is the one that was tuned for fewer steps."
 
@@ -89,6 +89,9 @@ def _generalisation(answers: Answers, scale: Scale) -> list[Claim]:
     def gap_of(protocol, side, levels=(HOME,), tasks=BOTH):
         return above(answers, "medical", "pixel", protocol, side=side, levels=levels, tasks=tasks)
 
+    def tuned_gap(side):
+        return lambda: replace(gap_of("finetune@1", side, tasks=tasks)(), note=_unfinished(answers, "pixel"))
+
     def claim(name, measure, cannot, paper=paper, unit=F1):
         return Claim(name, "generalisation", measure, paper, f"{cannot} {TAUGHT}", unit)
 
@@ -100,8 +103,8 @@ def _generalisation(answers: Answers, scale: Scale) -> list[Claim]:
         claim(f"Linear probe at {where}, other scanner: medical above pixel", gap_of("linear", "out", low), SCANNER),
         claim(f"kNN at {where}: medical above pixel", gap_of("knn", "in", low), DRAWN),
         claim(f"kNN at {where}, other scanner: medical above pixel", gap_of("knn", "out", low), SCANNER),
-        claim(f"{tuned}: medical above pixel", gap_of("finetune@1", "in", tasks=tasks), AT_HOME),
-        claim(f"{tuned}, other scanner: medical above pixel", gap_of("finetune@1", "out", tasks=tasks), SCANNER),
+        claim(f"{tuned}: medical above pixel", tuned_gap("in"), AT_HOME),
+        claim(f"{tuned}, other scanner: medical above pixel", tuned_gap("out"), SCANNER),
         claim(f"{tuned}: medical above {without(scale)}", scratch, AT_HOME),
         *[claim(f"{tuned}: medical above {AS_LONG}", as_long, f"{AT_HOME} {HARDLY}")] * (scale is FULL),
         claim("Lesion masks from frozen features: medical above pixel", gap_of("linear", "in", tasks=("mask",)), coarse, unit=DICE),
@@ -110,6 +113,17 @@ def _generalisation(answers: Answers, scale: Scale) -> list[Claim]:
         claim(f"Lesion masks, fine-tuned: medical above {AS_LONG}",
               above(answers, "medical", "scratch", "finetune@1", tasks=("mask",)), f"{coarse} {RATES}", unit=DICE),
     ]  # fmt: skip
+
+
+def _unfinished(answers: Answers, arm: str) -> str | None:
+    """Fine-tuning that ends below a linear probe of the frozen features has not ended."""
+    tuned, frozen = (answers.score(arm, f"{HOME:g}/organ/{protocol}/in") for protocol in ("finetune@1", "linear"))
+    if estimate(minus(frozen, tuned)).ci95[0] <= 0:
+        return None
+    return (
+        f"{arm} has {estimate(tuned).value:.1f} in organs, less than a linear probe of its frozen features, "
+        f"{estimate(frozen).value:.1f}: that fine-tuning is unfinished, and a longer one was not tried"
+    )
 
 
 def _labels(answers: Answers, scale: Scale) -> list[Claim]:
@@ -342,6 +356,10 @@ def _beyond(answers: Answers, scale: Scale) -> list[Claim]:
     def claim(name, measure, cannot, paper=None):
         return Claim(name, "beyond the paper", measure, paper, cannot)
 
+    def masks(name, b, protocol="linear", paper=None):
+        return Claim(f"Lesion masks{name} (post hoc)", "beyond the paper",
+                     above(answers, "medical", b, protocol, tasks=("mask",)), paper, f"{AT_HOME} {TAUGHT}", DICE)  # fmt: skip
+
     def at_low(name, a, b, cannot, paper=None):
         return claim(f"Linear probe at {named(low)}: {name}", above(answers, a, b, levels=low), cannot, paper)
 
@@ -359,6 +377,9 @@ def _beyond(answers: Answers, scale: Scale) -> list[Claim]:
         at_low("the student (medical) above its teacher", "medical", "teacher", bound, passes),
         claim(f"Fine-tuned on all labels ({plural(tasks)}): the student above its teacher",
               above(answers, "medical", "teacher", "finetune@1", tasks=tasks), bound, passes),
+        masks(" from frozen features: the student (medical) above its teacher", "teacher", paper=passes),
+        masks(", fine-tuned: the student above its teacher", "teacher", "finetune@1", passes),
+        masks(" from frozen features: medical above an untrained encoder", "scratch"),
         claim(f"Linear probe: the student with {TIMES} above its teacher",
               above(answers, "medical-longer", "teacher"), f"{bound} {INHERITED}", passes),
         claim(f"Linear probe: medical above pixel, both with {TIMES}",

@@ -194,6 +194,7 @@ in the same order here: {same}; reversed by more than the interval here: {agains
 def _run(results: dict) -> str:
     units, timings, design = results["units"], results["timings"], results["design"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
+    versions += f"; computed in {results['precision']}"
     missing = units["missing"]
     some = ", ".join(f"`{name}`" for name in missing[:12]) + (
         f" and {len(missing) - 12} more" if len(missing) > 12 else ""
@@ -220,6 +221,6 @@ def _about_seeds(seeds: int) -> str:
         return "There is one seed: how much another one would change is not in the intervals."
     return (
         f"{seeds} seeds are few, so their share is as wide as Student's t makes it for {seeds}; what is of a patient and a seed "
-        "together counts in both shares, so that intervals are rather too wide. The standard deviation over seeds stands beside "
-        "them. Teachers, corpus and labelled sets are the same in all draws."
+        "together counts in both shares, so that intervals are rather too wide (but not those of all ablations together). The "
+        "standard deviation over seeds stands beside them. Teachers, corpus and labelled sets are the same in all draws."
     )

@@ -126,8 +126,12 @@ def pretrain(arm: Arm, images: np.ndarray, targets: np.ndarray | None, seed: int
 
 
 def autocast() -> torch.autocast:
-    """bf16 where the processor multiplies in it; elsewhere float32, which is the faster there."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=faster_dtype(torch.device("cpu")) == torch.bfloat16)
+    """In `precision`: bf16 where the processor multiplies in it; elsewhere float32, which is the faster there."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bfloat16")
+
+
+def precision() -> str:
+    return str(faster_dtype(torch.device("cpu"))).removeprefix("torch.")
 
 
 def _stream(count: int, length: int, rng: np.random.Generator) -> np.ndarray:

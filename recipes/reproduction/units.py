@@ -46,7 +46,7 @@ from .design import (
     Scale,
     settings_of,
 )
-from .training import AUGMENTATION, BETA2, MAX_NORM, WARMUP, WEIGHT_DECAY, new_encoder, pretrain
+from .training import AUGMENTATION, BETA2, MAX_NORM, WARMUP, WEIGHT_DECAY, new_encoder, precision, pretrain
 
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -103,7 +103,7 @@ def run_unit(unit: Unit, folder: Path, scale: Scale) -> None:
     (folder / "units").mkdir(parents=True, exist_ok=True)
     write_json(folder / "units" / f"{unit.name}.json", {
         "unit": asdict(unit), "scale": scale.name, "fingerprint": fingerprint(scale), **run_facts(unit.seed or 0),
-        "command": f"{command(scale)} --only {unit.name}", **found,
+        "precision": precision(), "command": f"{command(scale)} --only {unit.name}", **found,
         "timings": {"total_s": round(time.perf_counter() - started, 1), "cpu_s": round(time.process_time() - cpu, 1)},
     })  # fmt: skip
 

@@ -249,11 +249,16 @@ def test_what_is_quoted_of_the_results_is_in_them():
     results = json.loads((RESULTS / "results.json").read_text())
     ablations = sorted(row["shown"] for row in results["tables"]["ablations"])
     assert sorted(re.findall(QUOTED, (RECIPES / "configs" / "urfm_base.yaml").read_text())) == ablations
-    claims = {claim["shown"] for claim in results["claims"]}
-    readme, page = (RECIPES.parent / "README.md").read_text(), (RECIPES / "RUNNING_FOR_REAL.md").read_text()
-    quoted = re.findall(QUOTED, readme.partition("## Do the paper's claims hold?")[2].partition("\n## ")[0])
-    quoted += re.findall(QUOTED, page.partition("<!-- defaults -->")[2])
-    assert quoted and set(quoted) <= claims | set(ablations), set(quoted) - claims - set(ablations)
+    verdicts = {claim["shown"]: claim["verdict"] for claim in results["claims"]}
+    page = (RECIPES / "RUNNING_FOR_REAL.md").read_text().partition("<!-- defaults -->")[2]
+    assert set(re.findall(QUOTED, page)) <= {*verdicts, *ablations}
+    readme = (RECIPES.parent / "README.md").read_text()
+    rows = readme.partition("## Do the paper's claims hold?")[2].partition("\n## ")[0].splitlines()
+    rows = [row for row in rows if re.search(QUOTED, row)]
+    assert len(rows) > 10
+    for row in rows:
+        _, _, measured, verdict, _ = row.split("|")
+        assert verdict.strip().startswith(verdicts[measured.strip()]), row
 
 
 @pytest.mark.slow

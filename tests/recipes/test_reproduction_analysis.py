@@ -46,7 +46,7 @@ STEPS_OF_PIXEL = "Organs: medical needs fewer steps for pixel's final linear sco
 SLOPE = "The gap between medical and pixel grows as the signal sinks"
 SHARE = "The gap as a share of the teacher's lead over random weights grows as the signal sinks (post hoc)"
 NO_PRETRAINING = f"no pre-training, fine-tuned {SCRATCH_LONGER} times as long"
-AS_LONG = "no pre-training, fine-tuned as long"
+AS_LONG = "no pre-training, fine-tuned as long (post hoc)"
 TUNED = "Fine-tuned on all labels (organs and lesions): medical above "
 
 
@@ -246,6 +246,15 @@ def test_planted_scores_lie_in_their_intervals(results):
                     contains(cell["ci95"], 100 * skill(row["arm"], float(level), task, f"{protocol}/{side}", side))
                 )
     assert len(inside) > 100 and np.mean(inside) > 0.9
+
+
+def test_fine_tuning_that_ends_below_the_frozen_probe_is_said_to_be_unfinished(results):
+    def stunted(arm, level, task, protocol, side):
+        return 0.2 if arm == "pixel" and protocol.startswith("finetune@1/") else skill(arm, level, task, protocol, side)
+
+    found = by_name(analyse(planted_units(FULL, stunted, spread=0.01), FULL))
+    assert "that fine-tuning is unfinished" in found[f"{TUNED}pixel"]["note"]
+    assert by_name(results)[f"{TUNED}pixel"]["note"] is None
 
 
 def test_planted_differences_come_back_with_the_verdict_that_is_theirs(results):
