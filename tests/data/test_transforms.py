@@ -216,7 +216,8 @@ class One(torch.utils.data.Dataset):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 9), st.integers(0, 99))
 def test_the_teacher_sees_the_crop_and_the_student_what_was_made_of_it(epoch, index):
-    effects = UltrasoundAugmentation({"gain": 1.0, "blur": 1.0}, probability=1.0)
+    # A gain near 0 dB and a weak blur may round to the same grey values; speckle does for no epoch and index drawn here.
+    effects = UltrasoundAugmentation({"gain": 1.0, "blur": 1.0, "speckle": 1.0}, probability=1.0)
     plain = AugmentedCorpus(One(), PretrainTransform(24), 7)[(epoch, index, 5)]
     both = AugmentedCorpus(One(), PretrainTransform(24), 7, effects)[(epoch, index, 5)]
     student = AugmentedCorpus(One(), PretrainTransform(24), 7, effects, student_only=True)[(epoch, index, 5)]
