@@ -103,14 +103,12 @@ def main():
     bench_export.add_arguments(commands.add_parser("export", help="Exported encoders beside PyTorch."))
     bench_cost.add_arguments(commands.add_parser("cost", help="Hours of a pre-training on GPUs, an estimate."))
     args = parser.parse_args()
-    if args.command == "embed":
-        return bench_embed.bench_embed(args)
-    if args.command == "cost":
-        return bench_cost.bench_cost(args)
-    if args.command == "export":
-        return bench_export.bench_export(args)
-    if args.command == "finetune":
-        return bench_finetune.bench_finetune(args)
+    beside = {
+        "embed": bench_embed.bench_embed, "finetune": bench_finetune.bench_finetune, "export": bench_export.bench_export,
+        "cost": bench_cost.bench_cost,
+    }  # fmt: skip
+    if args.command in beside:
+        return beside[args.command](args)
     if args.quick:
         args.batch_size, args.rounds, args.sizes, args.ranks = 2, 2, args.sizes[:1], args.ranks[:1]
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")

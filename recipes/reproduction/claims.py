@@ -143,8 +143,8 @@ def _labels(answers: Answers, scale: Scale) -> list[Claim]:
     def probed(task):
         return lambda: estimate(minus(a_tenth("medical", task), a_tenth("pixel", task)))
 
-    def tuned(task, without=f"{scratch}@0.1"):
-        return above(answers, "medical", "scratch", "finetune@0.1", without, tasks=(task,))
+    def tuned(task, theirs=f"{scratch}@0.1"):
+        return above(answers, "medical", "scratch", "finetune@0.1", theirs, tasks=(task,))
 
     def needed(arm, protocol="linear"):
         def measure():

@@ -123,18 +123,12 @@ CLEAN_ARMS: dict[str, Arm] = {
     "pixel": replace(PIXEL, learning_rate=1e-3),
 }
 TUNED = ("medical", "pixel", "deblur", "other", "random", "medical-clean", "pixel-clean", "finetune", "finetune-longer")
-# Full fine-tuning, chosen at HOME on the organs' validation by macro-F1, for each kind of encoder.
+# Full fine-tuning, chosen at HOME on the organs' validation by macro-F1, for each kind of encoder that is fine-tuned; of the
+# others the frozen features are probed.
 FINETUNE_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 FINETUNE_RATE = {"medical": 1e-3, "pixel": 3e-4, "deblur": 1e-3, "scratch": 1e-3, "teacher": 1e-3}
 SCRATCH_LONGER = 5  # times as long, a student from scratch is fine-tuned once more: does it lack nothing but time?
 SCRATCH_LONGER_RATE = 1e-3  # chosen anew from the same: in the shorter fine-tuning no rate takes it far from chance
-FINETUNED = (
-    "medical",
-    "pixel",
-    "deblur",
-    "scratch",
-    "teacher",
-)  # as a whole; of the others the frozen features are probed
 AUGMENTED: dict[str, Arm] = {
     "medical-augmented": replace(MEDICAL, augment=True),
     "pixel-augmented": replace(PIXEL, augment=True),

@@ -30,7 +30,6 @@ from .design import (
     ENCODER,
     FINETUNE_RATE,
     FINETUNE_RATES,
-    FINETUNED,
     FULL,
     HOME,
     LEARNING_RATES,
@@ -235,10 +234,10 @@ def _arm(unit: Unit, data: Path, scale: Scale) -> dict:
             answers |= _at_step(under_way, level, step)
         if level == HOME:
             answers |= _home(tokens, sets, scale)
-            if unit.subject in FINETUNED:
+            if unit.subject in FINETUNE_RATE:
                 answers |= _finetuned(tokens, FINETUNE_RATE[unit.subject], data, scale, unit.seed)
     clean = {"settings_clean": asdict(CLEAN_ARMS[unit.subject])} if unit.subject in CLEAN_ARMS else {}
-    rate = {"finetune_rate": FINETUNE_RATE[unit.subject]} if unit.subject in FINETUNED else {}
+    rate = {"finetune_rate": FINETUNE_RATE[unit.subject]} if unit.subject in FINETUNE_RATE else {}
     return {"settings": asdict(ARMS[unit.subject]), **clean, **rate, "pretraining": training, "answers": answers}
 
 
@@ -256,7 +255,7 @@ def _untrained(unit: Unit, data: Path, scale: Scale) -> dict:
         if level == HOME:
             answers |= _home(tokens, sets, scale)
     rates = {}
-    if unit.subject in FINETUNED:
+    if unit.subject in FINETUNE_RATE:
         rates["finetune_rate"] = FINETUNE_RATE[kind]
         answers |= _finetuned(tokens, FINETUNE_RATE[kind], data, scale, unit.seed)
     if kind == "scratch" and scale is FULL:  # does it lack nothing but time?
